@@ -1,0 +1,62 @@
+# On a machine with only Python >= 3.11, `make reproduce` and `make test` set up .venv by themselves, once.
+SHELL  := /bin/bash
+VENV   ?= .venv
+SCALE  ?= smoke
+SEEDS  ?= 3
+OUT    ?= _runs
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
+            $$p -c 'import sys; sys.exit(sys.version_info < (3,11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
+BIN    := $(abspath $(VENV))/bin
+STAMP  := $(VENV)/.installed
+# Waiting threads sleep; big blocks of memory are kept and not given back after every step (plain byte counts: "1G" would be read as 1).
+RUN    := PATH="$(BIN):$$PATH" OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824
+
+.PHONY: help install reproduce test readme pages docs quarto lab bench clean
+
+help:
+	@echo 'make reproduce   every table on the simulator; prints the tables and the path of the HTML report'
+	@echo '                 (SCALE=cpu|paper DATA=folder for real data, SEEDS=5, OUT=folder)'
+	@echo 'make test        the cells of every notebook, then tests/'
+	@echo 'make docs        the site, with Quarto, in _docs/    make pages   plain pages without Quarto, in _html/'
+	@echo 'make lab         JupyterLab in nbs/                  make bench   the speed suite'
+	@echo 'make readme      README.md from nbs/index.ipynb      make clean   remove built pages (no run, no environment)'
+
+# The environment: made again only when what it is made from changes.
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "causalmmr needs Python 3.11 or newer and none was found: install one, or name it with 'make PYTHON=/path/to/python3 ...'." >&2; exit 2; }
+	@test -x "$(BIN)/python" && "$(BIN)/python" -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear "$(VENV)" || \
+	  { echo "$(PYTHON) cannot make a virtual environment: install its venv module (on Debian and Ubuntu the package python3-venv)." >&2; exit 2; }
+	@echo "Setting up $(VENV), once: a few minutes and about 2 GB."
+	@"$(BIN)/python" -m pip install -qq --constraint constraints.txt --editable '.[dev]' || \
+	  { echo "The installation into $(VENV) failed (see pip's message above); run the same command again to go on." >&2; exit 1; }
+	@touch "$@"
+
+reproduce: $(STAMP)
+	@$(RUN) causalmmr reproduce --all --scale $(SCALE) --seeds $(SEEDS) --out "$(OUT)" $(if $(DATA),--data "$(DATA)")
+
+test: $(STAMP)
+	$(RUN) nbdev_test --n_workers 1
+	$(RUN) pytest tests/
+
+readme: $(STAMP)
+	@$(RUN) python -W ignore tests/docs_check.py readme
+
+pages: $(STAMP)
+	@$(RUN) python -W ignore tests/docs_check.py pages _html && echo "Open _html/contents.html"
+
+quarto:
+	@command -v quarto >/dev/null || { echo "make docs needs Quarto, which pip cannot install: get it from https://quarto.org (make pages builds plain pages without it)." >&2; exit 2; }
+
+docs: quarto readme
+	$(RUN) nbdev_docs --n_workers 0
+
+lab: $(STAMP)
+	@$(RUN) jupyter lab nbs
+
+bench: $(STAMP)
+	@$(RUN) python benchmarks/bench.py
+
+clean:
+	rm -rf _docs _html _proc

@@ -1,0 +1,101 @@
+"""The command line's contract: every command, with and without --json, and its exit codes."""
+import json
+import pandas as pd, pytest, torch
+from causalmmr import cli as program, runs
+
+@pytest.fixture
+def shell(capfd):
+    def go(*args, code=0):
+        got = program.main([str(a) for a in args])
+        out, err = capfd.readouterr()
+        assert got == code, (got, err)
+        return out, err
+    return go
+
+@pytest.fixture(scope='module')
+def out(tmp_path_factory): return tmp_path_factory.mktemp('out')
+
+@pytest.fixture(scope='module')
+def row(out): return runs.run(program.MODELS['LightGCN'], runs.dataset('toy'), out=out, d=8, L=1, epochs=3, progress=False)
+
+def test_help(shell):
+    text = shell()[0]
+    for word in ('list', 'reproduce', 'train', 'evaluate', 'recommend', 'audit', 'data'): assert word in text
+    assert all(w in shell('data', '--help')[0] for w in ('list', 'check', 'convert', 'fetch'))
+
+def test_train_is_run(shell, out, row):
+    o, _ = shell('train', 'LightGCN', 'toy', '-p', 'd=8', '-p', 'L=1', '-p', 'epochs=3', '--out', out, '--json')
+    assert json.loads(o) == json.loads(json.dumps(row))
+    o, _ = shell('train', 'LightGCN', 'toy', '-p', 'd=8', '-p', 'L=1', '-p', 'epochs=3', '--out', out)
+    assert f"{row['test recall@20']:.4f}" in o and row['run'] in o
+
+def test_progress_goes_to_stderr(shell, tmp_path):
+    o, e = shell('train', 'MFBPR', 'toy', '-p', 'd=4', '-p', 'epochs=1', '--out', tmp_path, '--json')
+    assert json.loads(o)['epochs'] == 1 and 'epoch' in e
+
+def test_evaluate(shell, row, out):
+    doc = json.loads(shell('evaluate', row['run'][:8], '--out', out, '--json')[0])
+    assert doc['same'] and {f['metric']: f['recomputed'] for f in doc['figures']} == {k: v for k,v in row.items() if '@' in k}
+    assert 'last digit' in shell('evaluate', row['folder'])[0]
+
+def test_recommend(shell, row):
+    doc = json.loads(shell('recommend', row['folder'], '--user', 7, '-k', 500, '--json')[0])
+    data = runs.dataset('toy'); seen = torch.cat([data.train, data.valid], 1)
+    mine = set(seen[1][seen[0]==7].tolist()); items = [i['item'] for i in doc['items']]
+    assert set(items) == set(range(data.n_items)) - mine and len(items) == len(set(items))       # all unseen items, and only these
+    assert [i['score'] for i in doc['items']] == sorted((i['score'] for i in doc['items']), reverse=True)
+    model = runs.load_run(row['folder'])[0]
+    with torch.no_grad(): s = model.scores(torch.tensor([7]))[0]
+    assert doc['items'][0]['score'] == s[items].max().item()
+
+def test_recommend_shows_titles(shell, row, monkeypatch):
+    import dataclasses
+    data = runs.dataset('toy'); titled = dataclasses.replace(data, items=data.items.assign(title=[f'thing {i}' for i in range(data.n_items)]))
+    monkeypatch.setattr(program, 'load_run', lambda *a, **k: (runs.load_run(row['folder'])[0], titled, row))
+    for item in json.loads(shell('recommend', row['folder'], '--user', 0, '--json')[0])['items']: assert item['title'] == f"thing {item['item']}"
+
+def test_audit(shell, row):
+    doc = json.loads(shell('audit', row['folder'], '--attribute', 'gender', '--json')[0])
+    users = pd.read_parquet(f"{row['folder']}/users.parquet"); g = runs.dataset('toy').users.gender.iloc[users.user].to_numpy()
+    for group in doc['groups']: assert group['ndcg@20'] == pytest.approx(users['ndcg@20'][g==group['group']].mean()) and group['users'] == (g==group['group']).sum()
+    d = doc['difference'][0]
+    assert d['lo'] < d['difference'] < d['hi'] and 0 < d['by_chance'] <= 1 and 'leakage' in doc['note']
+    assert 'gender' in shell('audit', row['folder'], '--attribute', 'gender')[0]
+
+def test_list(shell, tmp_path):
+    doc = json.loads(shell('list', '--json')[0])
+    assert 'classic' in {t['name'] for t in doc['tables']} and {'MFBPR', 'LightGCN', 'UltraGCN', 'VBPR'} <= {m['name'] for m in doc['models']}
+    assert {d['name']: d['present'] for d in doc['data']} | dict(toy=True, smoke=True) == {d['name']: d['present'] for d in doc['data']}
+    (tmp_path/'baby').mkdir(); (tmp_path/'baby'/'inter.parquet').touch()
+    here = {d['name']: d['present'] for d in json.loads(shell('list', '--data', tmp_path, '--json')[0])['data']}
+    assert here['baby'] and not here['sports'] and 'LightGCN' in shell('list')[0]
+
+def test_data_list_and_check(shell):
+    assert {'toy', 'ml1m'} <= {d['name'] for d in json.loads(shell('data', 'list', '--json')[0])['data']}
+    assert json.loads(shell('data', 'check', 'toy', '--json')[0])['usable']
+
+def test_data_check_finds_what_is_fatal(shell, tmp_path):
+    pd.DataFrame(dict(userID=[0,0,1,1], itemID=[0,1,0,1], x_label=[0,0,1,1])).to_parquet(tmp_path/'inter.parquet')
+    o, _ = shell('data', 'check', tmp_path, '--json', code=1)
+    doc = json.loads(o)
+    assert not doc['usable'] and 'test' in {p['where'] for p in doc['problems']}
+
+@pytest.mark.parametrize('format', ['mmrec', 'parquet'])
+def test_convert_and_train_on_the_result(shell, tmp_path, format):
+    shell('data', 'convert', 'toy', tmp_path/'copy', '--format', format)
+    a, b = runs.dataset('toy'), runs.dataset(tmp_path/'copy')
+    assert torch.equal(a.train, b.train) and torch.equal(a.test, b.test) and set(a.feats) == set(b.feats) and (a.n_users, a.n_items) == (b.n_users, b.n_items)
+    shell('data', 'convert', 'toy', tmp_path/'copy', code=2)                       # what exists is not overwritten
+
+def test_own_model_by_path(cli, tmp_path):
+    (tmp_path/'mine.py').write_text("from causalmmr.models.classic import MFBPR\nclass Mine(MFBPR):\n    'Mine.'\n    def scores(self, u): return -super().scores(u)\n")
+    p = cli('train', 'mine:Mine', 'toy', '-p', 'd=4', '-p', 'epochs=1', '--json', cwd=tmp_path)
+    assert p.returncode == 0, p.stderr
+    assert json.loads(p.stdout)['model'] == 'Mine'
+    p = cli('evaluate', json.loads(p.stdout)['run'], '--json', cwd=tmp_path)
+    assert p.returncode == 0 and json.loads(p.stdout)['same'], p.stderr
+
+def test_stdout_closed_early_is_no_traceback(cli, tmp_path):
+    import subprocess, sys
+    p = subprocess.run(f'{sys.executable} -m causalmmr.cli list --json | true', shell=True, capture_output=True, text=True, timeout=120)
+    assert 'Traceback' not in p.stderr

@@ -1,0 +1,101 @@
+"""Tables as papermill jobs: parameters arrive, failures stay alone, finished jobs are kept, Snakemake runs the same jobs."""
+import importlib.util, json, shutil, subprocess, sys
+from pathlib import Path
+import nbformat, pandas as pd, pytest
+from causalmmr import reproduce as r
+from causalmmr.data import BadInput
+
+PARAMETERS = """dataset  = 'smoke'
+scale    = 'smoke'
+seeds    = 3
+data_dir = ''
+out_dir  = '_runs'
+device   = 'cpu'
+models   = ''
+datasets = {'smoke': ['smoke'], 'cpu': ['smoke', 'toy'], 'paper': ['toy']}"""
+
+@pytest.fixture
+def shelf(tmp_path):
+    "A folder of table notebooks: `shelf(name='its code', …)`."
+    def make(**tables):
+        d = tmp_path/'shelf'; d.mkdir(exist_ok=True)
+        for name,code in tables.items():
+            cells = [nbformat.v4.new_code_cell(PARAMETERS, metadata=dict(tags=['parameters'])), nbformat.v4.new_code_cell(code)]
+            nbformat.write(nbformat.v4.new_notebook(cells=cells), d/f'{name}.ipynb')
+        return d
+    return make
+
+ECHO = ("import json, pathlib\nif seeds == 7: raise RuntimeError('broken on purpose')\n"
+        "pathlib.Path(out_dir, f'echo-{dataset}.json').write_text(json.dumps(dict(dataset=dataset, scale=scale, seeds=seeds, models=models)))")
+
+def quiet(s): pass
+
+def test_parameters_arrive_and_failures_stay_alone(shelf, tmp_path, monkeypatch):
+    monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(echo=ECHO, bad="raise OSError('x')")))
+    rows, page = r.reproduce(['bad', 'echo'], out_dir=tmp_path/'out', seeds=5, models='MFBPR', workers=2, echo=quiet)
+    assert [x['status'] for x in rows] == ['failed', 'done'] and rows[0]['error'] == 'OSError: x'
+    assert json.loads((tmp_path/'out'/'echo-smoke.json').read_text()) == dict(dataset='smoke', scale='smoke', seeds=5, models='MFBPR')
+    text = page.read_text(encoding='utf8')
+    for x in rows: assert Path(x['notebook']).is_file() and f"notebooks/{x['job']}.html" in text and Path(x['notebook']).with_suffix('.html').is_file()
+    tagged = [c for c in nbformat.read(rows[1]['notebook'], 4).cells if 'injected-parameters' in c.metadata.get('tags', [])]
+    assert len(tagged) == 1 and 'seeds = 5' in tagged[0].source
+    again = lambda **kw: r.reproduce(['echo'], out_dir=tmp_path/'out', models='MFBPR', echo=quiet, **kw)[0][0]['status']
+    assert again(seeds=5) == 'kept' and again(seeds=6) == 'done'                  # other parameters are another job
+
+def test_the_command_line_gives_1_for_a_failed_job(shelf, tmp_path, monkeypatch, capsys):
+    from causalmmr.cli import main
+    monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(echo=ECHO)))
+    assert main(['reproduce', 'echo', '--seeds', '7', '--out', str(tmp_path/'out'), '--json']) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)['jobs'][0]['error'] == 'RuntimeError: broken on purpose' and 'seeds=7' in err
+
+def test_every_table_takes_the_common_parameters(root):
+    names = sorted((root/'nbs'/'tables').glob('*.ipynb'))
+    assert names
+    for n in names:
+        takes = r.parameters(n)                                                    # exactly one tagged cell, or BadInput
+        assert list(takes)[:7] == ['dataset', 'scale', 'seeds', 'data_dir', 'out_dir', 'device', 'models'], n
+        assert set(takes['datasets']) == set(r.SCALES), n
+
+def test_a_table_with_two_parameter_cells_is_refused(shelf):
+    d = shelf(twice='x = 1'); p = d/'twice.ipynb'; nb = nbformat.read(p, 4); nb.cells.append(nb.cells[0]); nbformat.write(nb, p)
+    with pytest.raises(BadInput, match='2 cells'): r.parameters(p)
+
+def test_classic_echoes_its_parameters(tmp_path, root):
+    "Parameters through papermill really change the table: one model, one seed, the toy."
+    p = subprocess.run([sys.executable, '-m', 'papermill', root/'nbs'/'tables'/'classic.ipynb', tmp_path/'classic.ipynb', '-k', 'python3', '--no-progress-bar',
+                        '-p', 'dataset', 'toy', '-p', 'seeds', '2', '-p', 'models', 'MFBPR,LightGCN', '-p', 'out_dir', tmp_path/'out'], capture_output=True, text=True, timeout=300)
+    assert p.returncode == 0, p.stderr[-2000:]
+    t = pd.read_parquet(tmp_path/'out'/'classic.parquet')
+    assert list(t) == ['paper', 'table', 'dataset', 'model', 'metric', 'k', 'seed', 'value', 'paper_value', 'source', 'selected_on']
+    assert set(t.dataset) == {'toy'} and set(t.seed) == {0, 1} and set(t.model) == {'MFBPR', 'LightGCN'} and set(t.selected_on) == {'valid recall@20'}
+    assert t.value.between(0, 1).all() and (tmp_path/'out'/'figures'/'classic-toy.png').stat().st_size > 5000
+    runs = [json.loads(f.read_text()) for f in (tmp_path/'out'/'runs').glob('*/run.json')]
+    assert {x['dataset'] for x in runs} == {'toy'} and {x['name'] for x in runs} == {'MFBPR', 'LightGCN'}
+
+def test_snakefile(shelf, tmp_path, monkeypatch):
+    monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(echo=ECHO)))
+    jobs = r.plan(['echo'], out_dir=tmp_path/'out', seeds=2, datasets=['a', 'b'])
+    text = r.snakefile(jobs, threads=2)
+    for j in jobs:
+        rule = text.split(f"rule {j.name.replace('-', '_')}:")[1].split('\nrule')[0]
+        log, output = (next(l for l in rule.split('\n') if l.strip().startswith(w)) for w in ('log:', 'output:'))
+        assert str(j.executed) in log and str(j.executed) not in output and j.key in rule and 'threads: 2' in rule
+    assert text.count('OMP_NUM_THREADS={threads}') == 2
+
+def test_without_snakemake_it_says_so(monkeypatch, shelf, tmp_path):
+    monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(echo=ECHO)))
+    monkeypatch.setattr(r.shutil, 'which', lambda *a: None)
+    monkeypatch.setattr(r.importlib.util, 'find_spec', lambda *a: None)
+    with pytest.raises(BadInput, match='Snakemake is not installed'): r.reproduce(['echo'], out_dir=tmp_path/'out', engine='snakemake', echo=quiet)
+    assert not (tmp_path/'out').exists()
+
+@pytest.mark.skipif(not (shutil.which('snakemake') or importlib.util.find_spec('snakemake')), reason='needs Snakemake, which is in the extra "cluster"')
+def test_through_snakemake(shelf, tmp_path, monkeypatch):
+    d = shelf(echo=ECHO, bad="raise OSError('x')"); monkeypatch.setenv('CAUSALMMR_TABLES', str(d))
+    go = lambda: [x['status'] for x in r.reproduce(['bad', 'echo'], out_dir=tmp_path/'out', seeds=5, engine='snakemake', echo=quiet)[0]]
+    assert go() == ['failed', 'done']
+    assert (tmp_path/'out'/'notebooks'/'bad-smoke.ipynb').is_file()                # the notebook that failed can be opened
+    assert json.loads((tmp_path/'out'/'echo-smoke.json').read_text())['seeds'] == 5
+    shelf(bad='x = 1')
+    assert go() == ['done', 'kept']
