@@ -24,7 +24,7 @@ from .runs import defaults, find_class, load_run, rankings, run, settings
 from .causal.scm import WORLDS
 from . import reproduce as tables_
 
-# %% ../nbs/72_cli.ipynb #b02cb562
+# %% ../nbs/72_cli.ipynb #1702617d
 MODELS = {M.__name__: M for M in (MFBPR, LightGCN, UltraGCN, VBPR)}
 
 def find_model(
@@ -33,7 +33,6 @@ def find_model(
     "The class of a model."
     if name in MODELS: return MODELS[name]
     if ':' not in name: raise BadInput(f"There is no model '{name}'; there are {', '.join(MODELS)}, or give your own as package.module:Class.")
-    if os.getcwd() not in sys.path: sys.path.insert(0, os.getcwd())   # a model in a file of the working folder
     return find_class(name)
 
 # %% ../nbs/72_cli.ipynb #9f051eb0
@@ -285,12 +284,13 @@ def sentence(e): # an exception -> one line that ends like a sentence
     s = ' '.join(s.split())
     return s if s.endswith('.') else s + '.'
 
-# %% ../nbs/72_cli.ipynb #96d6b0c8
+# %% ../nbs/72_cli.ipynb #3b4c76fb
 def main(
     args=None, # words after causalmmr; by default those of the shell
 )->int:        # 0 fine, 1 a job failed, 2 bad input, 130 interrupted
     "The program causalmmr."
     args = sys.argv[1:] if args is None else list(args)
+    if os.getcwd() not in sys.path: sys.path.append(os.getcwd())      # models in files of the working folder; last, so they hide nothing
     try:
         code = app(args or ['--help'], prog_name='causalmmr', standalone_mode=False) or 0
         sys.stdout.flush()

@@ -162,12 +162,11 @@ def _program(): # how to call Snakemake: it may live in an environment of its ow
     if importlib.util.find_spec('snakemake'): return [sys.executable, '-m', 'snakemake']
     raise BadInput("Snakemake is not installed: pip install 'causalmmr[cluster]', or put an installed snakemake on the PATH.")
 
-# %% ../nbs/71_reproduce.ipynb #f13d4266
+# %% ../nbs/71_reproduce.ipynb #287d9dde
 def snake(jobs, workers): # Jobs, how many at once -> rows as of `execute`
     "Run the jobs through Snakemake; its own messages go to stderr."
     program,out = _program(), jobs[0].out
     before = {j.name for j in jobs if j.done()}
-    (out/'notebooks').mkdir(parents=True, exist_ok=True)
     for j in jobs:
         text,path = json.dumps(j.params), j.stamp.with_suffix('.yaml')     # JSON is YAML
         if not path.is_file() or path.read_text() != text: path.write_text(text)
@@ -243,7 +242,7 @@ def local(
         return row
     with ThreadPoolExecutor(workers) as pool: return list(pool.map(one, jobs))
 
-# %% ../nbs/71_reproduce.ipynb #a9e05bb5
+# %% ../nbs/71_reproduce.ipynb #e3f2b1c1
 def note(s): print(s, file=sys.stderr, flush=True)   # messages are not results: stdout stays clean
 
 def reproduce(
@@ -262,6 +261,7 @@ def reproduce(
     jobs = plan(names, scale, out_dir, **params, fresh=True if fresh else None)
     if not jobs: raise BadInput(f'There are no table notebooks in {tables_dir()}.')
     if engine == 'snakemake': _program()
+    (jobs[0].out/'notebooks').mkdir(parents=True, exist_ok=True)
     for j in jobs:
         if fresh: j.stamp.unlink(missing_ok=True)
         echo(f'{j.name}: ' + ', '.join(f'{k}={v}' for k,v in j.params.items()))

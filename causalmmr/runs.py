@@ -221,14 +221,14 @@ def read(
         return row | {f'{split} {k}': v for split,means in m.items() for k,v in means.items()}
     except (KeyError, TypeError, AttributeError): raise BadInput(f'{folder} holds a run.json or metrics.json without what belongs into it.') from None
 
-# %% ../nbs/70_runs.ipynb #3aa48552
+# %% ../nbs/70_runs.ipynb #1c1893e6
 def find_class(
     path:str, # package.module:Class
 )->type:
     "A class of recommenders by its path."
     module,_,name = path.partition(':')
     try: Model = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError): raise BadInput(f"The class '{path}' cannot be imported here.") from None
+    except (ImportError, AttributeError, ValueError, SyntaxError) as e: raise BadInput(f"The class '{path}' cannot be imported here: {e}.") from None
     if not (inspect.isclass(Model) and issubclass(Model, Recommender)): raise BadInput(f"'{path}' is not a class of recommenders.")
     return Model
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['rng', 'xavier', 'linear', 'Recommender', 'Pairs', 'epoch', 'Ranking', 'rows_of', 'mask_', 'rank', 'evaluate',
-           'save_tensors', 'load_tensors', 'opt_tensors', 'load_opt', 'look', 'check_fit', 'Progress', 'fit', 'adam',
-           'train_epoch', 'available_device']
+           'save_tensors', 'load_tensors', 'opt_tensors', 'load_opt', 'look', 'Progress', 'fit', 'adam',
+           'available_device']
 
 # %% ../nbs/04_train.ipynb #1a5f40a8
 import json, math, os, time
@@ -257,8 +257,8 @@ def look(model, data, by): # -> the validation figure that decides
     name,k = by.split('@')
     return evaluate(model, data, 'valid', (int(k),), metrics=(name,)).mean()[by]
 
-# %% ../nbs/04_train.ipynb #2fc0d0c0
-def check_fit(data, epochs, batch, lr, patience, by, eval_every): # everything that can be wrong, before any work starts
+# %% ../nbs/04_train.ipynb #e29fcec8
+def _check_fit(data, epochs, batch, lr, patience, by, eval_every): # everything that can be wrong, before any work starts
     require_sound(data)
     name,_,k = str(by).partition('@')
     if name not in METRICS or not k.isdigit() or int(k)<1:
@@ -290,7 +290,7 @@ class Progress:
         self.epoch,self.best,self.best_epoch,self.history = (meta[k] for k in ('epoch','best','best_epoch','history'))
         self.weights = {k: v.to(model.device) for k,v in part('best.').items()}
 
-# %% ../nbs/04_train.ipynb #e49f018e
+# %% ../nbs/04_train.ipynb #f3764f61
 def fit(
     model:Recommender,  # changed in place, left at its best validation epoch
     data:MMData,        # trains on data.train, looks at data.valid, never at data.test
@@ -305,7 +305,7 @@ def fit(
     progress=True,      # a progress bar on stderr
 )->pd.DataFrame:        # epoch, loss, the validation metric, seconds; attrs: best_epoch, best, resumed_from
     "Train with early stopping on validation; raises BadInput on unsound data or settings before any work."
-    check_fit(data, epochs, batch, lr, patience, by, eval_every)
+    _check_fit(data, epochs, batch, lr, patience, by, eval_every)
     pairs,opt,at = Pairs(data),adam(model, lr),Progress()
     why = f'{type(model).__name__} {data.fingerprint} batch={batch} lr={lr} by={by} every={eval_every} patience={patience}'
     if ckpt and Path(ckpt).exists(): at.load(ckpt, model, opt, why)
@@ -313,7 +313,7 @@ def fit(
     bar = tqdm(total=epochs, initial=at.epoch, disable=not progress, desc=f'{type(model).__name__} on {data.name}', unit='epoch')
     with bar:
         while at.epoch<epochs and at.epoch-at.best_epoch < patience*eval_every:
-            train_epoch(model, data, pairs, opt, at, batch, by, eval_every)
+            _train_epoch(model, data, pairs, opt, at, batch, by, eval_every)
             bar.update(); bar.set_postfix({'loss': f"{at.history[-1]['loss']:.4f}", f'valid {by}': f'{at.best:.4f}', 'best epoch': at.best_epoch})
             if ckpt and time.monotonic()-saved >= ckpt_seconds: at.save(ckpt, model, opt, why); saved = time.monotonic()
     model.load_state_dict(at.weights)
@@ -325,8 +325,8 @@ def fit(
 def adam(model, lr): # -> optimiser over everything that is trained
     return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr, fused=model.device.type in ('cpu','cuda'))
 
-# %% ../nbs/04_train.ipynb #23395e8d
-def train_epoch(model, data, pairs, opt, at, batch, by, eval_every): # one epoch and, when it is time, one look
+# %% ../nbs/04_train.ipynb #8d0273d0
+def _train_epoch(model, data, pairs, opt, at, batch, by, eval_every): # one epoch and, when it is time, one look
     t,loss,n = time.monotonic(),0.,0
     model.train(); model.start_epoch(at.epoch)
     for u,i,j in epoch(pairs, batch, model.g, model.n_neg, model.reject, model.device):

@@ -159,8 +159,7 @@ def test_interrupt(monkeypatch, capfd):
 
 # --- the same from a real shell
 
-@pytest.mark.parametrize('words', [['train', 'LightGNC', 'toy'], ['evaluate', 'nowhere', '--json']])
-def test_as_a_process(cli, words, tmp_path):
-    p = cli(*words, cwd=tmp_path)
+def test_as_a_process(cli, tmp_path):
+    p = cli('train', 'LightGCN', 'toy', '-p', 'depth=2', '--json', cwd=tmp_path)
     one_sentence(p.returncode, p.stdout, p.stderr)
     assert not list(tmp_path.iterdir())

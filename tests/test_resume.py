@@ -1,7 +1,8 @@
 """Killed with SIGKILL in mid-epoch, and run again: the same figures to the last digit as an undisturbed run."""
-import json, os, signal, subprocess, sys, time
+import json, signal, subprocess, sys, time
 from pathlib import Path
-import pandas as pd
+import pandas as pd, pytest
+from causalmmr.cli import main
 from test_reproduce import shelf   # noqa: F401 (a fixture)
 
 TRAIN = ['train', 'LightGCN', 'smoke', '-p', 'd=16', '-p', 'L=2', '-p', 'epochs=12', '-p', 'patience=12', '-p', 'batch=512', '--ckpt-seconds', '0', '--json']
@@ -15,8 +16,18 @@ def wait_for(seen, process, seconds=120):
         assert time.monotonic() < end, 'nothing to kill appeared'
         time.sleep(.002)
 
-def test_killed_training_ends_with_the_same_digits(cli, tmp_path):
-    whole = json.loads(cli(*TRAIN, '--out', tmp_path/'whole').stdout)
+@pytest.fixture
+def answer(capfd):
+    "What a command answers, run in this process (which shares no memory with the killed one)."
+    def go(*args):
+        code = main([str(a) for a in args])
+        out, err = capfd.readouterr()
+        assert code == 0, err
+        return json.loads(out)
+    return go
+
+def test_killed_training_ends_with_the_same_digits(answer, tmp_path):
+    whole = answer(*TRAIN, '--out', tmp_path/'whole')
     store = tmp_path/'killed'/'runs'
     p = subprocess.Popen(command(*TRAIN, '--out', tmp_path/'killed'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     ckpt = store/f".{whole['run']}.ckpt.safetensors"
@@ -27,7 +38,7 @@ def test_killed_training_ends_with_the_same_digits(cli, tmp_path):
     assert not (store/whole['run']).exists() and ckpt.exists()                     # nothing that could be taken for a finished run
     assert 'broken' not in str(list(store.glob('[!.]*')))
 
-    again = json.loads(cli(*TRAIN, '--out', tmp_path/'killed').stdout)
+    again = answer(*TRAIN, '--out', tmp_path/'killed')
     assert 2 <= again['resumed_from'] < 12 and whole['resumed_from'] == 0          # it went on, it did not start again
     assert {k: v for k,v in again.items() if '@' in k} == {k: v for k,v in whole.items() if '@' in k}
     a, b = (pd.read_parquet(Path(r['folder'])/'history.parquet').drop(columns='seconds') for r in (whole, again))
@@ -46,16 +57,15 @@ for seed in range(seeds):
 pathlib.Path(out_dir, 'seconds.txt').write_text(str([r['seconds'] for r in rows]))
 '''
 
-def test_killed_reproduction_goes_on(tmp_path, shelf):
-    env = os.environ | dict(CAUSALMMR_TABLES=str(shelf(slow=SLOW_TABLE, quick='x = 1')))
+def test_killed_reproduction_goes_on(answer, tmp_path, shelf, monkeypatch):
+    monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(slow=SLOW_TABLE, quick='x = 1')))
     args = ['reproduce', 'quick', 'slow', '--seeds', '2', '--out', tmp_path/'out', '--json']
-    p = subprocess.Popen(command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
+    p = subprocess.Popen(command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try: wait_for((tmp_path/'out'/'waiting').exists, p)
     finally: p.send_signal(signal.SIGKILL); p.wait()
     (run,) = (tmp_path/'out'/'runs').glob('[!.]*'); trained = (run/'model.safetensors').stat().st_mtime_ns
     (tmp_path/'out'/'go').touch()
-    done = subprocess.run(command(*args), capture_output=True, text=True, env=env, timeout=120)
-    jobs = {j['table']: j['status'] for j in json.loads(done.stdout)['jobs']}
-    assert done.returncode == 0 and jobs == dict(quick='kept', slow='done')        # the finished table is kept, the killed one ends
+    jobs = {j['table']: j['status'] for j in answer(*args)['jobs']}
+    assert jobs == dict(quick='kept', slow='done')        # the finished table is kept, the killed one ends
     assert (run/'model.safetensors').stat().st_mtime_ns == trained                 # and its finished run was read, not repeated
     assert len(list((tmp_path/'out'/'runs').glob('[!.]*'))) == 2

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODALITIES', 'CLASSES', 'K', 'RANGES', 'EQUATIONS', 'PARENTS', 'BLOCK', 'WORLDS', 'Shop', 'refuse', 'source', 'randn',
-           'one_of', 'stratum', 'centroids', 'style', 'leanings', 'audience', 'content', 'category', 'brand', 'price',
+           'one_of', 'stratum', 'centroids', 'style', 'leanings', 'audience', 'content', 'category', 'price', 'brand',
            'hype', 'look', 'factors', 'spurious', 'feats', 'mix', 'gender', 'age', 'occupation', 'taste', 'style_taste',
            'factor_taste', 'season', 'exposure', 'accidents', 'descendants', 'shown', 'part', 'visit', 'Clicks',
            'World', 'calibrate', 'settle', 'possible', 'away', 'one_env', 'attacker_test', 'table', 'fresh', 'simulate',
@@ -52,24 +52,29 @@ class Shop:
 
     def __post_init__(self): refuse(self)
 
-# %% ../../nbs/10_scm.ipynb #e2aad5f4
-RANGES = dict(n_spurious=(0,10**5), shared=(0,1), accidents=(0,.9), loyalty=(0,1), n_users=(1,2**31), n_items=(2,2**31), shown=(1,5000), n_envs=(1,100), core=(0,5000))
+# %% ../../nbs/10_scm.ipynb #499f6287
+RANGES = dict(n_users=(1,2**31), n_items=(2,2**31), shown=(1,5000), core=(0,5000), n_envs=(1,100), n_spurious=(0,10**5),
+              shared=(0,1), accidents=(0,.9), loyalty=(0,1)) # from, to; of any other setting from 0 to a million
 
-# %% ../../nbs/10_scm.ipynb #28308c6a
+# %% ../../nbs/10_scm.ipynb #a3f4205d
 def refuse(
     p:Shop, # settings to be used
 ):
     "Refuse sizes and strengths that mean nothing."
     for f in fields(p):
         x,(lo,hi) = getattr(p, f.name), RANGES.get(f.name, (0, 10**6))
-        good = lambda x: isinstance(x, Real) and not isinstance(x, bool) and lo <= x <= hi and (f.type is float or x == int(x))
+        number = lambda x: isinstance(x, Real) and not isinstance(x, bool) and lo <= x <= hi
+        good = lambda x: number(x) and (f.type is float or x == int(x))
+        kind = 'a number' if f.type is float else 'whole numbers'
         if not all(map(good, x if f.type is tuple and isinstance(x, (tuple, list)) else [x])):
-            raise BadInput(f'{f.name}={x!r} of the simulated shop needs {"a number" if f.type is float else "whole numbers"} from {lo} to {hi}')
-    if not 0 < p.clicks < p.shown: raise BadInput(f'clicks={p.clicks} must lie between 0 and shown={p.shown}')
-    if p.core > p.shown: raise BadInput(f'core={p.core} must not exceed shown={p.shown}')
-    if np.shape(p.widths) != (3,) or min(p.widths) < 1: raise BadInput(f'widths={p.widths} must be three column counts, of v, t and a')
-    if p.n_spurious >= p.widths[0]: raise BadInput(f'n_spurious={p.n_spurious} must be less than the columns of v in widths={p.widths}')
-    if np.shape(p.n_styles) != (2,) or min(p.n_styles) < 1: raise BadInput(f'n_styles={p.n_styles} must be two counts of at least 1')
+            raise BadInput(f'{f.name}={x!r} of the simulated shop needs {kind} from {lo} to {hi}')
+    for good,why in [
+        (0 < p.clicks < p.shown, f'clicks={p.clicks} must lie between 0 and shown={p.shown}'),
+        (p.core <= p.shown, f'core={p.core} must not exceed shown={p.shown}'),
+        (np.shape(p.widths) == (3,) and np.min(p.widths) > 0, f'widths={p.widths} must be three column counts'),
+        (p.n_spurious < np.ravel(p.widths)[0], f'n_spurious={p.n_spurious} must be below the first of widths={p.widths}'),
+        (np.shape(p.n_styles) == (2,) and np.min(p.n_styles) > 0, f'n_styles={p.n_styles} must be two counts')]:
+        if not good: raise BadInput(why)
 
 # %% ../../nbs/10_scm.ipynb #9755ea2c
 def source(
@@ -88,7 +93,7 @@ def randn(
     "Standard normal numbers."
     return torch.randn(*shape, generator=g)
 
-# %% ../../nbs/10_scm.ipynb #4e1b7084
+# %% ../../nbs/10_scm.ipynb #8d4e65e9
 def one_of(
     g:torch.Generator, # noise
     n:int,             # how many draws
@@ -96,7 +101,8 @@ def one_of(
 )->Tensor:             # [n] classes
     "Draws of a class."
     ladder = torch.as_tensor(weights, dtype=torch.float64).cumsum(0)
-    return torch.searchsorted(ladder/ladder[-1], torch.rand(n, generator=g, dtype=torch.float64), right=True).clamp(max=len(ladder)-1)
+    r = torch.rand(n, generator=g, dtype=torch.float64)
+    return torch.searchsorted(ladder/ladder[-1], r, right=True).clamp(max=len(ladder)-1)
 
 # %% ../../nbs/10_scm.ipynb #5edbae15
 def stratum(p, g): # -> [I] hidden stratum of the item's style: coarse * fine count + fine
@@ -120,8 +126,8 @@ def leanings(p, g): # -> attribute -> [values,K] the direction in content space 
 def audience(p, g): # -> [I,3] the gender, age and occupation that an item is made for
     return torch.stack([torch.randint(n, (p.n_items,), generator=g) for n in CLASSES.values()], 1)
 
-# %% ../../nbs/10_scm.ipynb #07017c2d
-def content(p, g, style, audience, leanings): # -> [I,3K] content of v, t, a: style, what is the modality's own, and the audience's mark
+# %% ../../nbs/10_scm.ipynb #9a3ca855
+def content(p, g, style, audience, leanings): # -> [I,3K] of v, t, a: style, the modality's own, the audience's mark
     out = []
     for m,a in enumerate(CLASSES):
         A = torch.linalg.qr(randn(g, K, K))[0]
@@ -129,12 +135,15 @@ def content(p, g, style, audience, leanings): # -> [I,3K] content of v, t, a: st
         out.append(p.shared*style@A + own + p.sensitive*leanings[a][audience[:,m]])
     return torch.cat(out, 1)
 
-# %% ../../nbs/10_scm.ipynb #274bc220
-def category(p, g): return torch.randint(8, (p.n_items,), generator=g)                              # [I] few
-def brand(p, g): return one_of(g, p.n_items, 1/(1+torch.arange(max(8, p.n_items//12)))**.7)         # [I] many, a few of them large
-def price(p, g): return torch.exp(3 + .8*randn(g, p.n_items))                                       # [I] log-normal
-def hype(p, g): return randn(g, p.n_items)                                                          # [I] what the shop pushes
-def look(p, g): # [I,E] one prop per environment's fashion: shown in v, liked by nobody
+# %% ../../nbs/10_scm.ipynb #6bbdfbcd
+def category(p, g): return torch.randint(8, (p.n_items,), generator=g)      # [I] few
+def price(p, g): return torch.exp(3 + .8*randn(g, p.n_items))               # [I] log-normal
+def brand(p, g): # [I] many, a few of them large
+    return one_of(g, p.n_items, 1/(1+torch.arange(max(8, p.n_items//12)))**.7)
+
+# %% ../../nbs/10_scm.ipynb #b2fff186
+def hype(p, g): return randn(g, p.n_items) # [I]
+def look(p, g): # [I,E]
     return torch.eye(p.n_envs)[torch.randint(p.n_envs, (p.n_items,), generator=g)] + .3*randn(g, p.n_items, p.n_envs)
 
 # %% ../../nbs/10_scm.ipynb #1296fa21
@@ -185,9 +194,9 @@ def season(p, g): # -> [U,E] how often each environment is where a user shops: h
     home = torch.randint(p.n_envs, (p.n_users,), generator=g)
     return p.loyalty*torch.eye(p.n_envs)[home] + (1-p.loyalty)/p.n_envs
 
-# %% ../../nbs/10_scm.ipynb #b93ee236
+# %% ../../nbs/10_scm.ipynb #0d4052d5
 def exposure(p, g, hype, look): # -> [E,I] log-weights of being shown
-    flip = (p.n_envs*torch.eye(p.n_envs) - 1)/max(p.n_envs-1, 1)   # a look is in fashion at home and out of fashion elsewhere
+    flip = (p.n_envs*torch.eye(p.n_envs) - 1)/max(p.n_envs-1, 1) # a look is in fashion here and out of fashion elsewhere
     return p.exposure*hype + p.env_shift*flip@look.T
 
 # %% ../../nbs/10_scm.ipynb #3c9d7c89
@@ -195,9 +204,9 @@ def accidents(p, g): # -> [] probability of clicking on an item shown though one
     rate = p.clicks/p.shown
     return torch.tensor(p.accidents*rate/((1-p.accidents)*(1-rate)))
 
-# %% ../../nbs/10_scm.ipynb #fa7d0cb0
-EQUATIONS = [stratum, centroids, style, leanings, audience, content, category, brand, price, hype, look, factors, spurious, feats,
-             gender, age, occupation, taste, style_taste, factor_taste, season, exposure, accidents] # in causal order
+# %% ../../nbs/10_scm.ipynb #ce0984d7
+EQUATIONS = [stratum, centroids, style, leanings, audience, content, category, brand, price, hype, look, factors,
+             spurious, feats, gender, age, occupation, taste, style_taste, factor_taste, season, exposure, accidents]
 PARENTS = {f.__name__: [a for a in inspect.signature(f).parameters if a not in 'pg'] for f in EQUATIONS}
 PARENTS |= dict(preference=['content', 'style', 'factors', 'taste', 'style_taste', 'factor_taste'],
                 shown=['exposure', 'season'], click=['preference', 'shown', 'accidents'])
@@ -227,12 +236,12 @@ def shown(
     again = torch.zeros(size, dtype=torch.bool).scatter(1, order[:,1:], s[:,1:] == s[:,:-1])
     return i, e, ~again
 
-# %% ../../nbs/10_scm.ipynb #6cdc2a8a
+# %% ../../nbs/10_scm.ipynb #91f32f59
 def part(
     hit:Tensor, # [B,S] bool: clicked
     g,          # noise
 )->Tensor:      # [B,S] 0 train, 1 valid, 2 test
-    "A tenth of a user's clicks, at least one, for validation; as many for the test; nothing from users with one or two."
+    "A tenth of a user's clicks, at least one, for validation, and as many for the test; none of one or two clicks."
     rank = torch.rand(hit.shape, generator=g).masked_fill(~hit, 2).argsort(1).argsort(1)
     n = hit.sum(1, keepdim=True)
     held = (n//10).clamp(min=1)*(n > 2)
@@ -264,7 +273,7 @@ class Clicks(NamedTuple):
     accident:Tensor # [E] bool: not meant
     part:Tensor     # [E] 0 train, 1 valid, 2 test
 
-# %% ../../nbs/10_scm.ipynb #a7b6b095
+# %% ../../nbs/10_scm.ipynb #685dd4bb
 class World:
     "All variables of a shop, and the truth about it."
     def __init__(self, p, seed, name='sim', done=None, intercept=None):
@@ -278,11 +287,13 @@ class World:
         self.intercept = calibrate(self) if intercept is None else intercept
 
     def __getitem__(self, name): return self.v[name]
-    def __repr__(self): return f'World({self.name}, {self.p.n_users} users, {self.p.n_items} items{"".join(f", do({k})" for k in self.done)})'
+    def __repr__(self): return f'World({self.name}: {self.p.n_users} users, {self.p.n_items} items)'
 
     def vectors(self): # -> [U,21], [I,21]: content, style, factors
-        weigh = dict(taste=self.p.content/math.sqrt(3*K), style_taste=self.p.confounding/math.sqrt(K), factor_taste=self.p.attributes/math.sqrt(5))
-        return torch.cat([a*self[k] for k,a in weigh.items()], 1), torch.cat([self[k] for k in ('content', 'style', 'factors')], 1)
+        p = self.p
+        weigh = dict(taste=p.content/(3*K)**.5, style_taste=p.confounding/K**.5, factor_taste=p.attributes/5**.5)
+        x_u = torch.cat([a*self[k] for k,a in weigh.items()], 1)
+        return x_u, torch.cat([self[k] for k in ('content', 'style', 'factors')], 1)
 
     def utility(self, users): # [B] -> [B,I] log-odds of liking
         return self.x_u[users]@self.x_i.T + self.intercept
@@ -291,27 +302,29 @@ class World:
     def propensity(self, users): # [B] -> [B,I] probability of being shown at least once
         return (1 - (1 - self['season'][users].double()@self.odds)**self.p.shown).float()
 
-    def interventional(self, users): # [B] -> [B,I] probability of liking, were style left to chance: what adjusting should find
+    def interventional(self, users): # [B] -> [B,I] the same, were style left to chance: what adjusting should find
         return style_by_chance(self, users)
 
     def clicks(self, stream='observed', core=None): # a visit of every user; a new stream is a new visit
-        blocks = range(-(-self.p.n_users//BLOCK))
-        u,i,e,a,k = map(torch.cat, zip(*(visit(self, b, stream, self.p.core if core is None else core) for b in blocks)))
+        core = self.p.core if core is None else core
+        blocks = [visit(self, b, stream, core) for b in range(-(-self.p.n_users//BLOCK))]
+        u,i,e,a,k = map(torch.cat, zip(*blocks))
         return Clicks(torch.stack([u, i]), e, a, k)
 
     def do(self, **values): # a twin: the same noise, these variables set by hand
-        return World(self.p, self.seed, f'{self.name}-do-{"-".join(values)}', self.done | settle(self, values), self.intercept)
+        name = f'{self.name}-do-{"-".join(values)}'
+        return World(self.p, self.seed, name, self.done | settle(self, values), self.intercept)
     def flip(self, attribute): # a twin in which every user has the next value of a sensitive attribute
-        if attribute not in CLASSES: raise BadInput(f'{attribute!r} is no sensitive attribute: there are {", ".join(CLASSES)}')
+        if attribute not in CLASSES: raise BadInput(f'{attribute!r} is none of {", ".join(CLASSES)}')
         return self.do(**{attribute: (self[attribute]+1)%CLASSES[attribute]})
 
-    style = property(lambda self: self['style'])                                         # [I,4] hidden
-    stratum = property(lambda self: self['stratum'])                                     # [I] hidden
-    coarse = property(lambda self: self.stratum//self.p.n_styles[1])                     # [I] upper level of the strata
-    observed = cached_property(lambda self: self.clicks())                               # Clicks
-    env = property(lambda self: self.observed.env[self.observed.part == 0])              # [E] of each training pair
-    accident = property(lambda self: self.observed.accident[self.observed.part == 0])    # [E] bool, of each training pair
-    data = cached_property(lambda self: table(self))                                     # MMData
+    style = property(lambda self: self['style']) # [I,4] hidden
+    stratum = property(lambda self: self['stratum']) # [I] hidden
+    coarse = property(lambda self: self.stratum//self.p.n_styles[1]) # [I] upper level of the strata
+    observed = cached_property(lambda self: self.clicks()) # Clicks
+    env = property(lambda self: self.observed.env[self.observed.part == 0]) # [E] of each training pair
+    accident = property(lambda self: self.observed.accident[self.observed.part == 0]) # [E] bool, of each training pair
+    data = cached_property(lambda self: table(self)) # MMData
     uniform_test = cached_property(lambda self: fresh(self, 'uniform', exposure='uniform', accidents=0)) # [2,E]
     ood_test = cached_property(lambda self: fresh(self, 'ood', env='away', accidents=0)) # [2,E]
 
@@ -328,23 +341,24 @@ def calibrate(
         lo,hi = (mid,hi) if torch.sigmoid(s+mid).mean() < w.p.clicks/w.p.shown else (lo,mid)
     return round(mid, 4)                                             # rounded: the same on every machine
 
-# %% ../../nbs/10_scm.ipynb #31321b70
+# %% ../../nbs/10_scm.ipynb #bac44a6a
 def settle(
     w:World,     # the factual world
     values:dict, # variable -> the value it is set to
 )->dict:         # the same, each of the variable's own shape
     "Check an intervention and give it its shape."
-    out = {}
+    out,settable = {}, ', '.join(['env', *(k for k,v in w.v.items() if isinstance(v, Tensor))])
     for name,x in values.items():
         k = 'season' if name == 'env' else name
         if name == 'env': x = away(w) if isinstance(x, str) and x == 'away' else one_env(w, x)
         if name == 'exposure' and isinstance(x, str) and x == 'uniform': x = 0
         old = w.v.get(k)
-        if not isinstance(old, Tensor): raise BadInput(f'do({name}=…) names no variable that can be set; there are env, {", ".join(n for n,v in w.v.items() if isinstance(v, Tensor))}')
+        if not isinstance(old, Tensor): raise BadInput(f'do({name}=…) sets no variable; there are {settable}')
         try: out[k] = torch.as_tensor(x, dtype=old.dtype).expand(old.shape)
-        except (TypeError, ValueError, RuntimeError): raise BadInput(f'do({name}=…) needs numbers of shape {list(old.shape)}') from None
+        except (TypeError, ValueError, RuntimeError):
+            raise BadInput(f'do({name}=…) needs numbers of shape {list(old.shape)}') from None
         whole = old.is_floating_point() or bool((torch.as_tensor(x) == out[k]).all())
-        if not (whole and possible(w, k, out[k])): raise BadInput(f'do({name}=…) was given a value that {k} cannot take')
+        if not (whole and possible(w, k, out[k])): raise BadInput(f'do({name}=…) is no value that {k} can take')
     return out
 
 # %% ../../nbs/10_scm.ipynb #121545f8
@@ -368,10 +382,11 @@ def away(w:World)->Tensor: # -> [U,E]
     far = torch.ones_like(w['season']).scatter(1, w['season'].argmax(1, keepdim=True), 0.)
     return far/far.sum(1, keepdim=True)
 
-# %% ../../nbs/10_scm.ipynb #a8bf2f7c
+# %% ../../nbs/10_scm.ipynb #203f5f18
 def one_env(w:World, k:int)->Tensor: # -> [E]
     "Always in environment k."
-    if isinstance(k, (str, bool)) or k not in range(w.p.n_envs): raise BadInput(f'do(env={k!r}) needs "away" or an environment from 0 to {w.p.n_envs-1}')
+    if isinstance(k, (str, bool)) or k not in range(w.p.n_envs):
+        raise BadInput(f'do(env={k!r}) needs "away" or an environment from 0 to {w.p.n_envs-1}')
     return torch.eye(w.p.n_envs)[k]
 
 # %% ../../nbs/10_scm.ipynb #384eab36
@@ -387,16 +402,19 @@ def attacker_test(
         for k in s.unique(): test[order[(s == k).nonzero()[0]]] = True
     return test
 
-# %% ../../nbs/10_scm.ipynb #a0fea9fb
+# %% ../../nbs/10_scm.ipynb #91c6f8ef
 def table(
     w:World, # any world
 )->MMData:   # what its shop observes
     "Clicks with their split, features, attributes of items and users."
     c = w.observed
     count = torch.bincount(c.pairs[1][c.part == 0], minlength=w.p.n_items)
-    items = pd.DataFrame(dict(price=w['price'].numpy(), popularity=count.numpy(), brand=w['brand'].numpy(), category=w['category'].numpy()))
+    items = dict(price=w['price'], popularity=count, brand=w['brand'], category=w['category'])
+    items = pd.DataFrame({k: v.numpy() for k,v in items.items()})
     users = pd.DataFrame({a: w[a].numpy() for a in CLASSES} | dict(attacker_test=attacker_test(w).numpy()))
-    return MMData(w.name, w.p.n_users, w.p.n_items, *(c.pairs[:,c.part == k] for k in range(3)), w['feats'], items, users, ('simulated: the truth is known',))
+    train,valid,test = (c.pairs[:,c.part == k] for k in range(3))
+    note = 'simulated: the truth is known'
+    return MMData(w.name, w.p.n_users, w.p.n_items, train, valid, test, w['feats'], items, users, (note,))
 
 # %% ../../nbs/10_scm.ipynb #14f0cd80
 def fresh(
@@ -409,15 +427,16 @@ def fresh(
     new,I = w.do(**values).clicks(stream, core=0).pairs, w.p.n_items
     return new[:,~torch.isin(new[0]*I+new[1], known[0]*I+known[1])]
 
-# %% ../../nbs/10_scm.ipynb #325cb2d2
+# %% ../../nbs/10_scm.ipynb #abc5e9a5
 def simulate(
     g:torch.Generator=None, # the one source of randomness; None: seed 0
     name:str=None,          # of the data set
     **settings,             # of Shop
 )->World:
     "A shop of any size."
-    unknown = set(settings) - {f.name for f in fields(Shop)}
-    if unknown: raise BadInput(f'the simulated shop has no setting {", ".join(sorted(unknown))}: there are {", ".join(f.name for f in fields(Shop))}')
+    known = [f.name for f in fields(Shop)]
+    unknown = sorted(set(settings) - set(known))
+    if unknown: raise BadInput(f'the simulated shop has no setting {", ".join(unknown)}: there are {", ".join(known)}')
     p = Shop(**settings)
     seed = int(torch.randint(2**62, (), generator=g or torch.Generator().manual_seed(0)))
     return World(p, seed, name or f'sim-{p.n_users}x{p.n_items}')
@@ -479,7 +498,7 @@ class Trial(NamedTuple):
 def toss(p, g): # [n] probabilities -> [n] bool
     return torch.rand(len(p), generator=g) < p
 
-# %% ../../nbs/10_scm.ipynb #150e0754
+# %% ../../nbs/10_scm.ipynb #e54823cc
 def confounded(
     g:torch.Generator,    # noise; the same noise with another do is a twin
     n:int,                # items
@@ -491,7 +510,8 @@ def confounded(
     do:int=None,          # 0 or 1 sets t by hand
 )->Trial:
     "z -> t, z -> y, t -> y."
-    if not (0 <= confounding <= 1 and 0 <= pull <= .5 and 0 <= push <= .3 and 0 <= effect <= .7-push and n_strata > 1): raise BadInput('the scalar world needs confounding in [0,1], pull in [0,.5], push in [0,.3], effect in [0,.7-push], n_strata > 1')
+    if not (0 <= confounding <= 1 and 0 <= pull <= .5 and 0 <= push <= .3 and 0 <= effect <= .7-push and n_strata > 1):
+        raise BadInput('needs confounding in [0,1], pull in [0,.5], push in [0,.3], effect in [0,.7-push], n_strata > 1')
     z = torch.randint(n_strata, (n,), generator=g)
     q = confounding*torch.linspace(-1, 1, n_strata)[z]
     t = toss(.5 + pull*q, g)
@@ -506,7 +526,7 @@ def omitted_bias(
     "$\\mathrm{Cov}(t,q)/\\mathrm{Var}(t)$, Var(t) being 1/4."
     return 4*confounding**2*pull*push*torch.linspace(-1, 1, n_strata).pow(2).mean().item()
 
-# %% ../../nbs/10_scm.ipynb #e3589d42
+# %% ../../nbs/10_scm.ipynb #5224082f
 def mediated(
     g:torch.Generator,    # noise
     n:int,                # items
@@ -515,7 +535,8 @@ def mediated(
     do:int=None,          # 0 or 1 sets t by hand
 )->Trial:
     "z -> t, z -> y, t -> m -> y."
-    if not (0 <= confounding <= 1 and 0 <= effect <= .5): raise BadInput('the mediated world needs confounding in [0,1] and effect in [0,.5]')
+    if not (0 <= confounding <= 1 and 0 <= effect <= .5):
+        raise BadInput('the mediated world needs confounding in [0,1] and effect in [0,.5]')
     z = torch.randint(2, (n,), generator=g)
     q = confounding*(2*z-1)
     t = toss(.5 + .3*q, g)
