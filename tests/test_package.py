@@ -130,6 +130,12 @@ def test_saved_outputs_name_no_machine(name):
     assert not [m[0] for t in texts for m in re.finditer(r'''(?<![\w/:.<>])/(?:[\w.+-]+/)+[\w.+-]+|\d+%\|.*''', t)]
     assert not [o for c in NOTEBOOKS[name]['cells'] for o in c.get('outputs', []) if o['output_type'] == 'error']
 
+@pytest.mark.parametrize('name', sorted(NOTEBOOKS))
+def test_the_first_cell_is_title_and_claim_only(name): # nbdev reads it as front matter and drops whatever else stands in it
+    first = NOTEBOOKS[name]['cells'][0]
+    lines = [l for l in ''.join(first['source']).split('\n') if l.strip()]
+    assert first['cell_type'] == 'markdown' and len(lines) == 2 and lines[0].startswith('# ') and lines[1].startswith('> ')
+
 @pytest.mark.parametrize('name', TABLES)
 def test_a_table_has_one_parameters_cell(name):
     "papermill would run the defaults and say nothing if the tag were lost."

@@ -69,25 +69,25 @@ def degree_weights(
     d_u,d_i = torch.bincount(train[0], minlength=U).float(),torch.bincount(train[1], minlength=I).float()
     return (d_u+1).sqrt()/d_u.clamp(min=1),(d_i+1).rsqrt()
 
-# %% ../../nbs/50_classic.ipynb #3d4eac36
+# %% ../../nbs/50_classic.ipynb #af3f3284
 def co_occurrence(
     pairs:Tensor, # [2,E]
     U:int,        # users
     I:int,        # items
 ): # -> [M] rows, [M] columns, [M] counts
-    "The non-zero entries of $G=R^\top R$: how many users took both items."
+    "The non-zero entries of $G=R^\\top R$: how many users took both items."
     R = sp.csr_matrix((np.ones(pairs.shape[1], np.float32), pairs.numpy()), shape=(U,I)); R.data[:] = 1
     G = (R.T@R).tocoo()
     return torch.as_tensor(G.row).long(),torch.as_tensor(G.col).long(),torch.as_tensor(G.data)
 
-# %% ../../nbs/50_classic.ipynb #032bab9f
+# %% ../../nbs/50_classic.ipynb #e73075f5
 def item_neighbours(
     train:Tensor, # [2,E]
     U:int,        # users
     I:int,        # items
     K:int,        # neighbours kept
 ): # -> [I,K] items, [I,K] weights, strongest first; weight 0 where there are fewer
-    "The K items with the largest $\omega_{ij}$ (Mao et al. 2021, Eq. 15)."
+    "The K items with the largest $\\omega_{ij}$ (Mao et al. 2021, Eq. 15)."
     row,col,n = co_occurrence(train, U, I)
     total,own = torch.zeros(I).index_add_(0, row, n),torch.zeros(I).index_add_(0, row[row==col], n[row==col])
     w = n/(total-own)[row].clamp(min=1)*(total[row]/total[col]).sqrt()
