@@ -7,10 +7,9 @@ __all__ = ['METRICS', 'pair_keys', 'n_relevant', 'hits', 'recall', 'precision', 
            'popularity', 'coverage', 'gini', 'list_mean', 'profile_popularity', 'popularity_bias', 'novelty', 'two_se',
            'bootstrap_ci', 'paired_t', 'wilcoxon', 'holm', 'compare_table']
 
-# %% ../nbs/01_metrics.ipynb #a5fdd7cd
+# %% ../nbs/01_metrics.ipynb #84d6251b
 from functools import partial
 import numpy as np, pandas as pd, torch
-from scipy import stats
 from torch import Tensor
 from .data import BadInput
 
@@ -228,21 +227,23 @@ def _diff(x, y): # [n], [n] -> [n] numpy: the users' differences, without roundi
     if len(x)<2: raise BadInput('a paired test needs at least two users')
     return (x-y).round(decimals=12).numpy()
 
-# %% ../nbs/01_metrics.ipynb #dd0940cc
+# %% ../nbs/01_metrics.ipynb #f8ca5d98
 def paired_t(
     x, # [n] scores of one model
     y, # [n] scores of the other, same users in the same order
 )->float: # two-sided p
     "Student's paired t test: is the mean difference zero?"
+    from scipy import stats   # here: it takes longer to import than everything else of this module
     d = _diff(x, y)
     return float(stats.ttest_1samp(d, 0).pvalue) if d.any() else 1.
 
-# %% ../nbs/01_metrics.ipynb #67d1d575
+# %% ../nbs/01_metrics.ipynb #afb4906e
 def wilcoxon(
     x, # [n] scores of one model
     y, # [n] scores of the other, same users in the same order
 )->float: # two-sided p
     "Wilcoxon's signed-rank test: are the differences symmetric around zero?"
+    from scipy import stats   # here: it takes longer to import than everything else of this module
     d = _diff(x, y)
     return float(stats.wilcoxon(d).pvalue) if d.any() else 1.
 

@@ -257,7 +257,7 @@ def look(model, data, by): # -> the validation figure that decides
     name,k = by.split('@')
     return evaluate(model, data, 'valid', (int(k),), metrics=(name,)).mean()[by]
 
-# %% ../nbs/04_train.ipynb #e29fcec8
+# %% ../nbs/04_train.ipynb #96ddbc80
 def _check_fit(data, epochs, batch, lr, patience, by, eval_every): # everything that can be wrong, before any work starts
     require_sound(data)
     name,_,k = str(by).partition('@')
@@ -265,6 +265,7 @@ def _check_fit(data, epochs, batch, lr, patience, by, eval_every): # everything 
         raise BadInput(f"by={by!r} is not a metric at a cutoff such as 'recall@20'; metrics are {', '.join(METRICS)}.")
     for what,x in dict(epochs=epochs, batch=batch, patience=patience, eval_every=eval_every).items():
         if not isinstance(x, int) or isinstance(x, bool) or x<1: raise BadInput(f'{what}={x!r} must be a whole number of at least 1.')
+    if eval_every>epochs: raise BadInput(f'eval_every={eval_every} is more than epochs={epochs}: the validation split would never be looked at.')
     if not isinstance(lr, (int,float)) or not 0<lr<math.inf: raise BadInput(f'lr={lr!r} must be a positive number.')
 
 # %% ../nbs/04_train.ipynb #15497684

@@ -95,10 +95,10 @@ def test_own_model_by_path(shell, tmp_path, monkeypatch):
     (tmp_path/'my_broken.py').write_text('class Mine(:')
     assert 'my_broken' in shell('train', 'my_broken:Mine', 'toy', code=2)[1]
 
-def test_stdout_closed_early_is_no_error():
+def test_stdout_closed_early_is_no_traceback():
     "As in `causalmmr list | head`: the reader has gone before the first line."
     import os
     read, write = os.pipe(); os.close(read)
-    p = subprocess.run([sys.executable, '-m', 'causalmmr.cli', 'list'], stdout=write, stderr=subprocess.PIPE, text=True, timeout=300)
+    p = subprocess.run([sys.executable, '-m', 'causalmmr.cli', 'list', '--json'], stdout=write, stderr=subprocess.PIPE, text=True, timeout=300)
     os.close(write)
-    assert p.returncode == 0 and p.stderr == '', p.stderr
+    assert p.returncode == 1 and p.stderr == '', p.stderr

@@ -3,6 +3,7 @@ import json, signal, subprocess, sys, time
 from pathlib import Path
 import pandas as pd, pytest
 from causalmmr.cli import main
+from causalmmr.reproduce import package_code
 from test_reproduce import shelf   # noqa: F401 (a fixture)
 
 TRAIN = ['train', 'LightGCN', 'smoke', '-p', 'd=16', '-p', 'L=2', '-p', 'epochs=12', '-p', 'patience=12', '-p', 'batch=512', '--ckpt-seconds', '0', '--json']
@@ -65,6 +66,7 @@ def test_killed_reproduction_goes_on(answer, tmp_path, shelf, monkeypatch):
     finally: p.send_signal(signal.SIGKILL); p.wait()
     (run,) = (tmp_path/'out'/'runs').glob('[!.]*'); trained = (run/'model.safetensors').stat().st_mtime_ns
     (tmp_path/'out'/'go').touch()
+    package_code.cache_clear()                                                     # as a new process would read it
     jobs = {j['table']: j['status'] for j in answer(*args)['jobs']}
     assert jobs == dict(quick='kept', slow='done')        # the finished table is kept, the killed one ends
     assert (run/'model.safetensors').stat().st_mtime_ns == trained                 # and its finished run was read, not repeated

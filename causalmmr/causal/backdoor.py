@@ -8,11 +8,11 @@ __all__ = ['Estimate', 'onehot', 'outcome', 'naive', 'soft', 'hard', 'matched_at
            'shortcut_error', 'sigmoid_bound', 'placebo', 'risk_ratio', 'bias_factor', 'e_value', 'rosenbaum',
            'impressions', 'logit_fit', 'adjusted_preference']
 
-# %% ../../nbs/11_backdoor.ipynb #96e1b6e6
+# %% ../../nbs/11_backdoor.ipynb #8115dd3e
 import math
 from typing import NamedTuple
 import pandas as pd, torch
-from scipy.stats import binom
+from scipy.special import bdtrc
 from torch import Tensor
 from ..data import BadInput
 from .scm import BLOCK, shown
@@ -28,23 +28,25 @@ class Estimate(NamedTuple):
         d = None if self.phi is None else self.phi[:,a]-self.phi[:,b]
         return (self.mean[a]-self.mean[b]).item(), math.nan if d is None else (d.std()/len(d)**.5).item()
 
-# %% ../../nbs/11_backdoor.ipynb #735c2e35
+# %% ../../nbs/11_backdoor.ipynb #2ac931f6
 def onehot(
     k:Tensor,    # [n] classes, or bool
     n:int=None,  # number of classes; None: as many as there are
 )->Tensor:       # [n,K] float64
     "Classes as rows of the identity."
     k = k.long()
-    if k.dim() != 1 or not len(k) or k.min() < 0 or (n is not None and k.max() >= n): raise BadInput(f'classes must be a row of whole numbers from 0 to {"K" if n is None else n}-1')
+    if k.dim() != 1 or not len(k) or k.min() < 0 or (n is not None and k.max() >= n):
+        raise BadInput(f'classes must be a row of whole numbers from 0{"" if n is None else f" to {n-1}"}')
     return torch.eye(n or max(2, int(k.max())+1), dtype=torch.float64)[k]
 
-# %% ../../nbs/11_backdoor.ipynb #d0e87d34
+# %% ../../nbs/11_backdoor.ipynb #081f68fb
 def outcome(
     y:Tensor,      # [n]
     *columns:Tensor, # [n,…] what belongs to the same units
 )->Tensor:         # [n] float64
     "A checked outcome."
-    if any(len(x) != len(y) for x in columns): raise BadInput(f'columns of different lengths: {[len(x) for x in (y, *columns)]}')
+    sizes = [len(x) for x in (y, *columns)]
+    if len(set(sizes)) > 1: raise BadInput(f'columns of different lengths: {sizes}')
     if not all(x.double().isfinite().all() for x in (y, *columns)): raise BadInput('a column holds NaN or infinity')
     return y.double()
 
@@ -107,14 +109,15 @@ def matched_at(
     full = lambda k,m: (onehot(k).T@a)[k] >= m
     return 2 - full(c, 1).long() - (full(c, 1) & full(f, least)).long()
 
-# %% ../../nbs/11_backdoor.ipynb #b71796e2
+# %% ../../nbs/11_backdoor.ipynb #39112ae5
 def nested(
     coarse:Tensor, # [n]
     fine:Tensor,   # [n]
 ):                 # -> [n], [n] both numbered from 0, fine within coarse
     "Pairs (coarse, fine) as classes."
     c = coarse.unique(return_inverse=True)[1]
-    return c, torch.stack([c, fine.long()], 1).unique(dim=0, return_inverse=True)[1]
+    f = fine.unique(return_inverse=True)[1]
+    return c, (c*(f.max()+1)+f).unique(return_inverse=True)[1]
 
 # %% ../../nbs/11_backdoor.ipynb #93f4e6a9
 def hierarchical(
@@ -179,7 +182,7 @@ def propensity(
     a,s = onehot(t, T),onehot(z)
     return ((s.T@a)/s.sum(0).clamp(min=1)[:,None])[z.long()]
 
-# %% ../../nbs/11_backdoor.ipynb #faf4af31
+# %% ../../nbs/11_backdoor.ipynb #6f8bdacc
 def ips(
     t:Tensor,           # [n] treatment or group
     y:Tensor,           # [n]
@@ -190,13 +193,16 @@ def ips(
     normalised=False,   # divide by the sum of weights instead
 )->Estimate:
     "Inverse propensity estimate of the mean outcome per treatment."
-    a,y = onehot(t, T),outcome(y, t, e)
-    if not ((e > 0) & (e <= 1)).all() or not 0 <= clip <= 1: raise BadInput('propensities lie in (0,1], and so does a clip, or it is 0')
-    w = a/e.double().clamp(min=clip)[:,None]
-    total = w.sum(0) if normalised else torch.as_tensor(len(y) if n is None else n, dtype=torch.float64)
-    mean = y@w/total
-    if n is not None and not normalised: return Estimate(mean, None, 1.)
-    return Estimate(mean, w*(y[:,None]-mean)*len(y)/total if normalised else w*y[:,None]-mean, 1.)
+    t,y,T = t.long(),outcome(y, t, e),T or max(2, int(t.max())+1)
+    if not ((e > 0) & (e <= 1)).all() or not 0 <= clip <= 1:
+        raise BadInput('propensities lie in (0,1], and so does a clip, or it is 0')
+    w = 1/e.double().clamp(min=clip)
+    add = lambda x: torch.zeros(T, dtype=torch.float64).index_add(0, t, x)
+    total = add(w) if normalised else torch.as_tensor(len(y) if n is None else n, dtype=torch.float64)
+    mean = add(w*y)/total
+    if T > 64 or (n is not None and not normalised): return Estimate(mean, None, 1.)
+    a = onehot(t, T)*w[:,None]
+    return Estimate(mean, a*(y[:,None]-mean)*len(y)/total if normalised else a*y[:,None]-mean, 1.)
 
 # %% ../../nbs/11_backdoor.ipynb #943c0c7f
 def ess(
@@ -264,7 +270,7 @@ def nwgm(
     "Normalised weighted geometric mean."
     return (prior@probs.log()).softmax(-1)
 
-# %% ../../nbs/11_backdoor.ipynb #46717fd1
+# %% ../../nbs/11_backdoor.ipynb #04e2089f
 def shortcut_error(
     f,             # [C,d] -> [C] or [C,K]
     codes:Tensor,  # [C,d]
@@ -273,8 +279,9 @@ def shortcut_error(
     "$-\\tfrac12\\mathrm{tr}(\\nabla^2 f\\,\\mathrm{Cov})$ at the mean code."
     m = prior@codes
     cov = (codes-m).T@(prior[:,None]*(codes-m))
-    H = torch.func.hessian(lambda x: f(x[None])[0])(m)
-    return -.5*(H*cov).sum((-2, -1))
+    H = lambda k: torch.autograd.functional.hessian(lambda x: f(x[None])[0].reshape(-1)[k], m)
+    y = f(m[None])[0]
+    return -.5*torch.stack([(H(k)*cov).sum() for k in range(y.numel())]).view(y.shape)
 
 # %% ../../nbs/11_backdoor.ipynb #dd30ad7b
 def sigmoid_bound(
@@ -324,15 +331,16 @@ def e_value(
     rr = max(rr, 1/rr)
     return rr + math.sqrt(rr*(rr-1))
 
-# %% ../../nbs/11_backdoor.ipynb #4a06f6fb
+# %% ../../nbs/11_backdoor.ipynb #c0cc1eae
 def rosenbaum(
     S:int,       # discordant pairs in which the treated unit clicked
     D:int,       # discordant pairs
     gamma=1.,    # odds ratio of an unseen confounder, at least 1
 )->float:        # the greatest one-sided p-value
     "$P(\\mathrm{Bin}(D,\\Gamma/(1+\\Gamma))\\ge S)$ (Rosenbaum 2002)."
-    if not (0 <= S <= D and gamma >= 1): raise BadInput(f'Rosenbaum bounds need 0 <= S <= D and gamma >= 1, not S={S}, D={D}, gamma={gamma}')
-    return float(binom.sf(S-1, D, gamma/(1+gamma)))
+    if not (0 <= S <= D and gamma >= 1):
+        raise BadInput(f'Rosenbaum bounds need 0 <= S <= D and gamma >= 1, not S={S}, D={D}, gamma={gamma}')
+    return float(bdtrc(S-1, D, gamma/(1+gamma))) if S else 1.
 
 # %% ../../nbs/11_backdoor.ipynb #acc1f02e
 def impressions(

@@ -105,7 +105,7 @@ def top_of_rows(row, col, w, n, K): # entries [E] of a sparse matrix -> [n,K] co
     J[row[keep],place[keep]],W[row[keep],place[keep]] = col[keep],w[keep]
     return J,W
 
-# %% ../../nbs/50_classic.ipynb #ae11c84e
+# %% ../../nbs/50_classic.ipynb #53dadf05
 class UltraGCN(Recommender):
     "The limit of infinitely many layers as weights of a loss; no propagation (Mao et al. 2021)."
     reject = False   # negatives uniform over items, training positives not excluded, as released
@@ -114,7 +114,7 @@ class UltraGCN(Recommender):
         g:torch.Generator,  # all randomness
         d=64,               # width of an embedding
         n_neg=50,           # negatives per pair (InvRL's setting; the paper's Amazon setting is 500)
-        neg_weight=10.,     # weight of the mean over negatives (not read in the papers: chosen on validation)
+        neg_weight=1.,      # weight of the mean over negatives (InvRL's setting; to be chosen on validation)
         w=(1.,1.,1.,1.),    # w1..w4 of the pair weights (InvRL's setting)
         K=10,               # item neighbours
         lam=1.,             # weight of the item-item part; 0 as in InvRL's copy
