@@ -19,7 +19,7 @@ def curve(
     if kind == 'cosine': return torch.cos((s+.008)/1.008*math.pi/2)**2
     return 1-(s+1e-4).sqrt()
 
-# %% ../../nbs/13_diffusion.ipynb #69d994e8
+# %% ../../nbs/13_diffusion.ipynb #f777aec7
 KINDS = ('linear', 'cosine', 'sqrt', 'exponential')
 
 def betas(
@@ -30,7 +30,8 @@ def betas(
 )->Tensor:             # [T] float64, each in (0,1)
     "Variance of the noise that each step adds."
     if kind not in KINDS: raise BadInput(f'no noise schedule is called {kind!r}: there are {", ".join(KINDS)}')
-    if not (isinstance(T, int) and T > 0 and 0 < lo <= hi < 1): raise BadInput(f'a noise schedule needs T={T} of at least 1 and 0 < lo={lo} <= hi={hi} < 1')
+    if not (isinstance(T, int) and T > 0 and 0 < lo <= hi < 1):
+        raise BadInput(f'a noise schedule needs T={T} of at least 1 and 0 < lo={lo} <= hi={hi} < 1')
     if kind == 'linear': return torch.linspace(lo, hi, T, dtype=torch.float64)
     if kind == 'exponential': return -torch.expm1(-.1/T - 4.95*torch.linspace(1, 2*T+1, T, dtype=torch.float64)/T**2)
     a = curve(torch.linspace(0, 1, T+1, dtype=torch.float64), kind)
@@ -44,7 +45,7 @@ def normal(
     "Standard normal noise, drawn where the generator lives: a GPU gets the numbers that a CPU would."
     return torch.randn(x.shape, generator=g, device=g.device, dtype=x.dtype).to(x.device)
 
-# %% ../../nbs/13_diffusion.ipynb #f63da17d
+# %% ../../nbs/13_diffusion.ipynb #cb9101b8
 class Schedule(nn.Module):
     "Noise of T steps: draw timesteps, go forward in one jump, go back by one step."
     def __init__(self,
@@ -55,7 +56,8 @@ class Schedule(nn.Module):
         b = betas(T, kind, lo, hi)
         a = (1-b).cumprod(0)
         prev = torch.cat([a.new_ones(1), a[:-1]])
-        tables = dict(signal=a.sqrt(), noise=(1-a).sqrt(), c1=b*prev.sqrt()/(1-a), c2=(1-prev)*(1-b).sqrt()/(1-a), dev=(b*(1-prev)/(1-a)).sqrt())
+        c1,c2,var = b*prev.sqrt()/(1-a), (1-prev)*(1-b).sqrt()/(1-a), b*(1-prev)/(1-a)
+        tables = dict(signal=a.sqrt(), noise=(1-a).sqrt(), c1=c1, c2=c2, dev=var.sqrt())
         for k,x in tables.items(): self.register_buffer(k, x.float(), persistent=False)
 
     def timesteps(self, n, g): # how many items -> [n] antithetic timesteps in 0..T-1
@@ -105,7 +107,7 @@ class Denoiser(nn.Module):
         a = (z@(self.q@self.k.T*d**-.5)@z.mT).softmax(-1).mean(1, keepdim=True)      # [n,1,tokens]
         return (a@z)[:,0]@self.v
 
-# %% ../../nbs/13_diffusion.ipynb #aea07658
+# %% ../../nbs/13_diffusion.ipynb #b79f56ad
 class DualChannel(nn.Module):
     "One denoiser per modality, told the other modalities: what it can rebuild is what they share."
     def __init__(self,
@@ -118,8 +120,10 @@ class DualChannel(nn.Module):
     ):
         super().__init__()
         self.modalities,self.others,self.start = tuple(modalities),others,start
-        if len(set(self.modalities)) != len(self.modalities) or len(self.modalities) < 2: raise BadInput(f'the dual channel needs two or more different modalities, not {self.modalities}')
-        if others not in ('tokens', 'mean') or start not in ('features', 'noise'): raise BadInput(f'others={others!r} must be tokens or mean, start={start!r} features or noise')
+        if len(set(self.modalities)) != len(self.modalities) or len(self.modalities) < 2:
+            raise BadInput(f'the dual channel needs two or more different modalities, not {self.modalities}')
+        if others not in ('tokens', 'mean') or start not in ('features', 'noise'):
+            raise BadInput(f'others={others!r} must be tokens or mean, start={start!r} features or noise')
         self.schedule = Schedule(T, kind, lo, hi)
         self.denoisers = nn.ModuleList(Denoiser(g, d, T) for _ in self.modalities)
 
@@ -129,7 +133,8 @@ class DualChannel(nn.Module):
 
     def forward(self, H, F, g): # targets and conditions, modality -> [I,d] -> C, and the loss []
         t = self.schedule.timesteps(len(H[self.modalities[0]]), g)
-        C = {m: D(self.schedule.noised(H[m], t, g), t, *self.given(F, m)) for m,D in zip(self.modalities, self.denoisers)}
+        noised = lambda m: self.schedule.noised(H[m], t, g)
+        C = {m: D(noised(m), t, *self.given(F, m)) for m,D in zip(self.modalities, self.denoisers)}
         return C, sum(nnf.mse_loss(C[m], H[m]) for m in C)
 
     @torch.no_grad()

@@ -34,7 +34,7 @@ def frontdoor(
     phi = a/p_t*((k@eta)[:,None]-mean) + (a@mu.T@p_m-mean) + p_m[where[0]]/p_m[where][:,None]*(y-mu[where])[:,None]
     return Estimate(mean, phi, 1.)
 
-# %% ../../nbs/12_frontdoor.ipynb #860f8d6a
+# %% ../../nbs/12_frontdoor.ipynb #deb0034e
 def fit_net(
     x:Tensor,           # [n,p] inputs
     y:Tensor,           # [n,q] targets
@@ -45,6 +45,7 @@ def fit_net(
 )->nn.Module:
     "A network of one hidden layer, least squares."
     net = nn.Sequential(linear(g, x.shape[1], width), nn.Tanh(), linear(g, width, y.shape[1]))
+    nn.init.normal_(net[0].weight, generator=g)
     nn.init.uniform_(net[0].bias, -2, 2, generator=g)  # bends all over the inputs, not at 0 alone
     opt = torch.optim.Adam(net.parameters(), lr)
     plan = torch.optim.lr_scheduler.CosineAnnealingLR(opt, steps)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['sqdist', 'soft', 'straight_through', 'vq_loss', 'Codebook', 'smoothed', 'revive', 'ResidualCodebook', 'Strata']
 
-# %% ../../nbs/14_vq.ipynb #256f4ff1
-import math, torch, torch.nn.functional as nnf
+# %% ../../nbs/14_vq.ipynb #6227f9ed
+import torch, torch.nn.functional as nnf
 from torch import nn, Tensor
 from ..data import BadInput
 from ..train import linear
@@ -47,7 +47,7 @@ def vq_loss(
     if released: return (1+beta)*nnf.mse_loss(q, e)
     return nnf.mse_loss(q, e.detach()) + beta*nnf.mse_loss(e, q.detach())
 
-# %% ../../nbs/14_vq.ipynb #b7bbad40
+# %% ../../nbs/14_vq.ipynb #a859f89d
 class Codebook(nn.Module):
     "K codes: the nearest in training, a soft mean in evaluation."
     def __init__(self,
@@ -63,9 +63,12 @@ class Codebook(nn.Module):
         released_sign=False, # the soft mean weighs the farthest most
     ):
         super().__init__()
-        if K < 1 or d < 1 or beta < 0 or tau <= 0 or not 0 <= decay < 1 or dead < 0: raise BadInput(f'a codebook needs K={K} and d={d} of at least 1, beta={beta} and dead={dead} of at least 0, tau={tau} above 0, decay={decay} in [0,1)')
+        if K < 1 or d < 1 or beta < 0 or dead < 0 or tau <= 0 or not 0 <= decay < 1:
+            raise BadInput(f'a codebook needs K={K} and d={d} of at least 1, beta={beta} and dead={dead} of at least 0, '
+                           f'tau={tau} above 0, decay={decay} in [0,1)')
         if ema and released_loss: raise BadInput('released_loss=True trains the codes by gradient, ema=True does not')
-        self.beta,self.tau,self.ema,self.decay,self.dead,self.released_loss,self.released_sign = beta,tau,ema,decay,dead,released_loss,released_sign
+        self.beta,self.tau,self.ema,self.decay,self.dead = beta,tau,ema,decay,dead
+        self.released_loss,self.released_sign = released_loss,released_sign
         codes = (2*torch.rand(K, d, generator=g)-1)/K
         if ema: self.register_buffer('codes', codes); self.register_buffer('total', codes.clone())
         else: self.codes = nn.Parameter(codes)
@@ -154,7 +157,7 @@ class ResidualCodebook(nn.Module):
     def update(self, x, g): # the rows trained on, the caller's generator
         for book,r,_ in list(self.parts(x.detach())): book.update(r, g)
 
-# %% ../../nbs/14_vq.ipynb #e61fd224
+# %% ../../nbs/14_vq.ipynb #b12db671
 class Strata(nn.Module):
     "Into environment space, to the code, and back to model space."
     def __init__(self,
@@ -168,6 +171,6 @@ class Strata(nn.Module):
         self.into,self.back = linear(g, d, d_env),linear(g, d_env, d)
         self.book = Codebook(g, K, d_env, **kw) if isinstance(K, int) else ResidualCodebook(g, K, d_env, **kw)
 
-    def forward(self, C): # [n,d] -> quantised [n,d], and in environment space [n,d_env] for the loss and update of the book
+    def forward(self, C): # [n,d] -> quantised [n,d], and [n,d_env] in environment space, for the book's loss and update
         e = self.into(C)
         return self.back(self.book(e)), e
