@@ -36,9 +36,10 @@ $(STAMP): pyproject.toml constraints.txt
 reproduce: $(STAMP)
 	@$(RUN) causalmmr reproduce --all --scale $(SCALE) --seeds $(SEEDS) --out "$(OUT)" $(if $(DATA),--data "$(DATA)")
 
+# Two jobs side by side, one thread each. The table notebooks run in `make reproduce`, not here.
 test: $(STAMP)
-	$(RUN) nbdev_test --n_workers 1 --skip_folder_re '^([_.]|tables$$)'   # the tables run in make reproduce
-	$(RUN) pytest tests/
+	$(RUN) OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --skip_folder_re '^([_.]|tables$$)'
+	$(RUN) OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile tests/
 
 readme: $(STAMP)
 	@$(RUN) python -W ignore tests/docs_check.py readme

@@ -75,7 +75,7 @@ class _EdgeLogits(torch.autograd.Function):
             dq[a:b] += bag(start, at, t, hidden(p, c, q, r).gt_(0))
         return dp*w, dq*w, dw, None, None
 
-# %% ../../nbs/60_camrec.ipynb #4d3e80c8
+# %% ../../nbs/60_camrec.ipynb #70198adb
 def hidden(p, r, q, c): # [N,h], [n], [N,h], [n] -> [n,h] the hidden layer of a block of edges
     return p.index_select(0, r).add_(q.index_select(0, c)).relu_()
 
@@ -84,10 +84,10 @@ def edge_logits(
     q:Tensor,   # [N,h] what a node says as its end
     w:Tensor,   # [h]
     A:Sparse,   # symmetric pattern
-    block=4096, # edges at a time
+    block=None, # edges at a time; None: as many as keep a block of hidden layers at a megabyte
 )->Tensor:      # [2E] in the order of A.row and A.col
     "$w^\\top\\mathrm{ReLU}(p_a+q_b)$ for every directed edge, in memory that does not grow with the edges."
-    return _EdgeLogits.apply(p, q, w, A, block)
+    return _EdgeLogits.apply(p, q, w, A, block or max(1, 2**18//len(w)))
 
 # %% ../../nbs/60_camrec.ipynb #7121c1fb
 class EdgeGate(nn.Module):
