@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['modalities', 'item_graph', 'OneLevel', 'hidden', 'edge_logits', 'EdgeGate', 'gate_of', 'two_views', 'cut', 'thin',
-           'pairwise', 'counted_nce', 'prior_sum', 'TwoLevel', 'FrontDoor', 'Adjusted', 'Views', 'CaMRec',
-           'check_camrec', 'edges_at', 'edge_gates', 'gate_auc', 'gates_by_popularity', 'strata_of', 'code_usage',
-           'why', 'maps']
+           'pairwise', 'counted_nce', 'prior_sum', 'TwoLevel', 'FrontDoor', 'Adjusted', 'Views', 'CaMRec', 'edges_at',
+           'edge_gates', 'gate_auc', 'gates_by_popularity', 'strata_of', 'code_usage', 'why', 'maps']
 
 # %% ../../nbs/60_camrec.ipynb #1fe83d87
 import math
@@ -290,7 +289,7 @@ class Views(nn.Module):
         if self.door is None: return propagate(A, x, self.L)*(self.L+1)
         return self.through(self(A, x, prune=prune)[1])
 
-# %% ../../nbs/60_camrec.ipynb #e51e4213
+# %% ../../nbs/60_camrec.ipynb #416585c6
 class CaMRec(Recommender):
     "Confounders from cross-modal diffusion, strata from codebooks, a gated graph as mediator (arXiv 2510.12325)."
     def __init__(self,
@@ -309,7 +308,7 @@ class CaMRec(Recommender):
         theory=False, n_coarse=32, n_fine=128, n_bank=256, prune=.1, lam_sparse=0., # the theory-complete mode, and its own settings
     ):
         super().__init__(g)
-        self.mods = check_camrec(data, L, knn, channel, rank_by, released, theory)
+        self.mods = _check_camrec(data, L, knn, channel, rank_by, released, theory)
         self.U,self.L,self.seed,self.tau,self.max_edges,self.prune = data.n_users,L,g.initial_seed(),tau,max_edges,prune
         self.released,self.theory,self.gates = released,theory,gates or theory
         self.lam_diff,self.lam_vq,self.lam_ssl,self.reg,self.lam_sparse = lam_diff,lam_vq,lam_ssl,reg,lam_sparse
@@ -349,8 +348,8 @@ class CaMRec(Recommender):
         self.adjust.strata.refresh(self.adjust.confounder(self.fresh())[0])
         for v,x in zip(self.views, self.looked()): v.door.refresh(v(self.A, x)[1][:self.U], self.fresh())
 
-# %% ../../nbs/60_camrec.ipynb #a93f0662
-def check_camrec(data, L, knn, channel, rank_by, released, theory): # -> the modalities in order; raises BadInput
+# %% ../../nbs/60_camrec.ipynb #b2b63f26
+def _check_camrec(data, L, knn, channel, rank_by, released, theory): # -> the modalities in order; raises BadInput
     mods = modalities(data)
     if len(mods) < 2: raise BadInput(f'{data.name} has {len(mods)} modalities of item features; CaMRec needs two or more, for it estimates confounders from what they share.')
     for what,m in dict(channel=channel, rank_by=rank_by).items():
