@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['MFBPR', 'LightGCN', 'degree_weights', 'co_occurrence', 'item_neighbours', 'top_of_rows', 'UltraGCN']
 
-# %% ../../nbs/50_classic.ipynb #90f66957
+# %% ../../nbs/50_classic.ipynb #4588727d
 import numpy as np, scipy.sparse as sp, torch
 from torch import Tensor
 from ..data import BadInput
-from ..graph import propagate, sym_norm
+from ..graph import propagate, propagate_rows, sym_norm
 from ..losses import bpr, l2, weighted_bce
 from ..train import Recommender, xavier
 
@@ -32,7 +32,7 @@ class MFBPR(Recommender):
         x_u,x_i,x_j = self.x_u.index_select(0, u),self.x_i.index_select(0, i),self.x_i.index_select(0, j)
         return bpr(x_u, x_i, x_j) + self.reg*l2(x_u, x_i, x_j)
 
-# %% ../../nbs/50_classic.ipynb #a3510d43
+# %% ../../nbs/50_classic.ipynb #f55c6ed9
 class LightGCN(Recommender):
     "A node is the mean of its L+1 views $\\hat A^lX$ (He et al. 2020, Eq. 4, 8)."
     def __init__(self,
@@ -55,9 +55,8 @@ class LightGCN(Recommender):
         return x[:self.U],x[self.U:]
 
     def loss(self, u, i, j): # each [B]
-        ids = torch.cat([u, i+self.U, j+self.U])
-        x_u,x_i,x_j = self.nodes().index_select(0, ids).chunk(3)
-        return bpr(x_u, x_i, x_j) + self.reg*l2(*self.x0.index_select(0, ids).chunk(3))
+        x,x0 = propagate_rows(self.A, self.x0, self.L, torch.cat([u, i+self.U, j+self.U]))
+        return bpr(*x.chunk(3)) + self.reg*l2(*x0.chunk(3))
 
 # %% ../../nbs/50_classic.ipynb #7dbc41eb
 def degree_weights(
