@@ -3,6 +3,7 @@ SHELL  := /bin/bash
 VENV   ?= .venv
 SCALE  ?= smoke
 SEEDS  ?= 3
+WORKERS ?= 2
 OUT    ?= _runs
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 python; do \
             $$p -c 'import sys; sys.exit(sys.version_info < (3,11))' >/dev/null 2>&1 && { command -v $$p; break; }; done)
@@ -15,7 +16,7 @@ RUN    := PATH="$(BIN):$$PATH" OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_THRESHOLD_=10
 
 help:
 	@echo 'make reproduce   every table on the simulator; prints the tables and the path of the HTML report'
-	@echo '                 (SCALE=cpu|paper DATA=folder for real data, SEEDS=5, OUT=folder)'
+	@echo '                 (SCALE=cpu|paper DATA=folder for real data, SEEDS=5, WORKERS=4, OUT=folder)'
 	@echo 'make test        the cells of every notebook, then tests/'
 	@echo 'make docs        the site, with Quarto, in _docs/    make pages   plain pages without Quarto, in _html/'
 	@echo 'make lab         JupyterLab in nbs/                  make bench   the speed suite'
@@ -34,7 +35,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch "$@"
 
 reproduce: $(STAMP)
-	@$(RUN) causalmmr reproduce --all --scale $(SCALE) --seeds $(SEEDS) --out "$(OUT)" $(if $(DATA),--data "$(DATA)")
+	@$(RUN) causalmmr reproduce --all --scale $(SCALE) --seeds $(SEEDS) --workers $(WORKERS) --out "$(OUT)" $(if $(DATA),--data "$(DATA)")
 
 # Two jobs side by side, one thread each. The table notebooks run in `make reproduce`, not here.
 test: $(STAMP)

@@ -6,7 +6,7 @@
 __all__ = ['MODELS', 'find_model', 'read_settings', 'plain', 'grid', 'answer', 'reproduce', 'train', 'evaluate', 'recommend',
            'widest', 'by_chance', 'audit', 'main']
 
-# %% ../nbs/72_cli.ipynb #eee6a7ff
+# %% ../nbs/72_cli.ipynb #52dd26dd
 import ast, inspect, json, math, os, re, sys
 from pathlib import Path
 from typing import Annotated
@@ -16,20 +16,19 @@ from rich.table import Table
 from . import runs
 from .data import ORIGINALS, BadInput, available, check, convert, fetch, require_sound
 from .train import rank
-from .models.classic import LightGCN, MFBPR, UltraGCN
-from .models.multimodal import VBPR
 from .runs import defaults, find_class, load_run, rankings, run, settings
 from .causal.scm import WORLDS
 from . import reproduce as tables_
 
-# %% ../nbs/72_cli.ipynb #1702617d
-MODELS = {M.__name__: M for M in (MFBPR, LightGCN, UltraGCN, VBPR)}
+# %% ../nbs/72_cli.ipynb #79879507
+MODELS = {name: f'causalmmr.models.{module}:{name}' for module,names in dict(
+    classic='MFBPR LightGCN UltraGCN', multimodal='VBPR', camrec='CaMRec').items() for name in names.split()}
 
 def find_model(
     name:str, # a name in MODELS, or package.module:Class
 )->type:
     "The class of a model."
-    if name in MODELS: return MODELS[name]
+    if name in MODELS: return find_class(MODELS[name])
     if ':' not in name: raise BadInput(f"There is no model '{name}'; there are {', '.join(MODELS)}, or give your own as package.module:Class.")
     return find_class(name)
 
@@ -84,7 +83,7 @@ quiet = dict(add_completion=False, pretty_exceptions_enable=False, rich_markup_m
 app,data_app = typer.Typer(help='Causal multimodal recommendation: understand, run, check, extend.', **quiet), typer.Typer(help='Data sets.', **quiet)
 app.add_typer(data_app, name='data')
 
-# %% ../nbs/72_cli.ipynb #4c265243
+# %% ../nbs/72_cli.ipynb #3a7cb623
 def inventory(
     data_dir=None, # where registered data lie
 )->dict:           # tables, models, data: lists of dicts
@@ -92,7 +91,7 @@ def inventory(
     try: names = [dict(name=n, title=tables_.title(p), datasets=' '.join(tables_.parameters(p).get('datasets', {}).get('cpu', []))) for n,p in tables_.tables().items()]
     except BadInput: names = []          # an installed package without a clone has none
     about = lambda M: dict(name=M.__name__, what=re.sub(r'\$[^$]*\$,? ?', '', inspect.getdoc(M)), settings=' '.join(f'{k}={v}' for k,v in defaults(M)['model'].items()))
-    return dict(tables=names, models=[about(M) for M in MODELS.values()],
+    return dict(tables=names, models=[about(M) for M in map(find_model, MODELS)],
                 data=[dict(name=n, present=True, what=inspect.getdoc(f)) for n,f in WORLDS.items()]
                      + [{k: d[k] for k in ('name','present','what')} for d in available(data_dir)])
 

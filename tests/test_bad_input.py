@@ -40,7 +40,7 @@ def change(d, **columns):
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     "A finished run on the toy."
-    return runs.run(program.MODELS['MFBPR'], runs.dataset('toy'), out=tmp_path_factory.mktemp('runs'), d=8, epochs=2, progress=False)
+    return runs.run(program.find_model('MFBPR'), runs.dataset('toy'), out=tmp_path_factory.mktemp('runs'), d=8, epochs=2, progress=False)
 
 @pytest.fixture
 def a_run(trained, tmp_path): return Path(shutil.copytree(trained['folder'], tmp_path/'run'))

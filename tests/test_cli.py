@@ -16,7 +16,7 @@ def shell(capfd):
 def out(tmp_path_factory): return tmp_path_factory.mktemp('out')
 
 @pytest.fixture(scope='module')
-def row(out): return runs.run(program.MODELS['LightGCN'], runs.dataset('toy'), out=out, d=8, L=1, epochs=3, progress=False)
+def row(out): return runs.run(program.find_model('LightGCN'), runs.dataset('toy'), out=out, d=8, L=1, epochs=3, progress=False)
 
 def test_help(shell):
     text = shell()[0]
