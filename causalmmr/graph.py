@@ -6,9 +6,11 @@
 __all__ = ['compress', 'sampled', 'bag', 'Sparse', 'weigh', 'directed', 'sym_norm', 'row_mean', 'looped', 'powers', 'propagate',
            'propagate_rows', 'knn', 'knn_graph', 'symmetrised', 'segment_softmax']
 
-# %% ../nbs/02_graph.ipynb #133e6c93
-import math, torch, torch.nn.functional as F
+# %% ../nbs/02_graph.ipynb #ba3762f9
+import math, warnings, torch, torch.nn.functional as F
 from torch import nn, Tensor
+
+warnings.filterwarnings('ignore', 'Sparse CSR tensor support is in beta')   # said once per process by torch, to nobody's use
 
 # %% ../nbs/02_graph.ipynb #9f9310ed
 def compress(
