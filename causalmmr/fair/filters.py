@@ -6,11 +6,11 @@
 __all__ = ['ROLES', 'MODES', 'GAMES', 'RIVALS', 'Vectors', 'freeze', 'Filters', 'vectors_of', 'seen_by', 'one_of', 'Filtered',
            'Game', 'FairTuning']
 
-# %% ../../nbs/40_filters.ipynb #98e3dde2
+# %% ../../nbs/40_filters.ipynb #5f8b135c
 import hashlib, math, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..data import BadInput
-from ..disentangle import Heads, class_counts, gradients, nll, sensitive
+from ..disentangle import Heads, class_counts, gradients, nll, sensitive, windows
 from ..graph import row_mean
 from ..losses import bpr, l2
 from ..train import Recommender
@@ -121,14 +121,14 @@ class Filtered(Recommender):
     def items(self): return self.q if not self.items_too else (self.G_i or self.G)(self.q, 0)     # -> [I,d]
     def forward(self): return self.users(self.p),self.items()                                     # [U,d], [I,d]
 
-# %% ../../nbs/40_filters.ipynb #1d5a8556
+# %% ../../nbs/40_filters.ipynb #11bd1ae8
 class Game(Filtered):
     "Filters and classifiers take turns on one optimiser."
     def told(self, x, ids, w): # [V,b,d] views of users [b] -> [V,K] cross-entropies of the classifiers
         V,b,_ = x.shape
         logp = self.heads(x.reshape(self.heads.S, -1, x.shape[-1]), noisy=self.training)          # a shared classifier sees both views as rows
         logp = logp if self.heads.S==V else logp[0].unflatten(1, (V, b)).transpose(0, 1)
-        return nll(logp, self.y[:,ids], w)
+        return nll(logp, self.y.index_select(1, ids), w)
 
     def step(self, opt, u, i, j): # the filters move, then the classifiers
         if not self.trains: raise BadInput('These base vectors are only a name here: give the Vectors themselves to train on them.')
@@ -140,16 +140,17 @@ class Game(Filtered):
         return l.detach()
 
     def teach(self, opt, x, ids, n, lr): # [V,b,d], [b], [b] -> d_steps of the classifiers on vectors that are held still
-        y = self.y[:,ids]
+        y = self.y.index_select(1, ids)
         if self.heads.S!=len(x): n,y,x = torch.cat([n, n*self.lam[1]/max(self.lam[0], 1e-9)]),y.repeat(1, 2),x.reshape(1, -1, x.shape[-1])
         opt.zero_grad()
-        for _ in range(self.d_steps): gradients(self.heads, x, y, n); self.move(opt, lr)
+        for on in windows(self.d_steps, (*x.shape[:2], self.heads.W1.shape[-1]), self.heads.p, self.heads.g):
+            gradients(self.heads, x, y, n, on); self.move(opt, lr)
 
     def move(self, opt, lr): # one step of the parameters that have a gradient, at this rate
         group = opt.param_groups[0]; was = group['lr']
         group['lr'] = lr; opt.step(); group['lr'] = was
 
-# %% ../../nbs/40_filters.ipynb #b5286e4b
+# %% ../../nbs/40_filters.ipynb #18e1cce2
 class FairTuning(Game):
     "Frozen vectors through fair filters, against classifiers of the sensitive attributes."
     def __init__(self,
@@ -185,7 +186,7 @@ class FairTuning(Game):
 
     def play(self, u, i, j): # [B] each -> [] loss of the filters, what the classifiers may look at
         ids,place,n = u.unique(return_inverse=True, return_counts=True)
-        z_u,z_i = self.users(self.p[ids]),self.items()
+        z_u,z_i = self.users(self.p.index_select(0, ids)),self.items()
         x = torch.stack([z_u, (self.R@z_i).index_select(0, ids)] if self.views==2 else [z_u])
         l = self.rec(z_u.index_select(0, place), z_i.index_select(0, i), z_i.index_select(0, j))
         if self.game!='none': l = l - sum(w*ce.sum() for w,ce in zip(self.lam, self.told(x, ids, n)))
