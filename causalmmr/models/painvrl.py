@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FRONTS', 'ATTENTION', 'ContentUltraGCN', 'as_mask', 'endless', 'Stage', 'stage', 'objectives', 'rows_of_gradients',
            'like', 'mask_step', 'told', 'back_end', 'environments', 'Search', 'find_mask', 'InvRL', 'pretrained',
-           'hash_of', 'mask_of', 'PaInvRL', 'family_metrics']
+           'hash_of', 'search_code', 'mask_of', 'PaInvRL', 'family_metrics']
 
-# %% ../../nbs/63_painvrl.ipynb #56ca8f7b
-import hashlib
+# %% ../../nbs/63_painvrl.ipynb #e418320d
+import hashlib, inspect
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd, torch
@@ -264,7 +264,13 @@ def pretrained(data, g, d=64, n_neg=50, lr=1e-3, ckpt=None, **loop): # -> Conten
 def hash_of(*what): # anything with a faithful repr -> 12 hex digits
     return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
 
-# %% ../../nbs/63_painvrl.ipynb #23e63a25
+# %% ../../nbs/63_painvrl.ipynb #730dc28c
+def search_code(): # -> source of all that decides a mask beside data, settings and backbone
+    "What has to change for an old mask to be worth nothing."
+    whole,own = map(inspect.getmodule, (cluster, Gates, combine)),(Stage.risks, Stage.content, stage, objectives, mask_step, like, back_end, environments, find_mask)
+    return ''.join(map(inspect.getsource, (*whole, *own)))
+
+# %% ../../nbs/63_painvrl.ipynb #12de0ba6
 def mask_of(
     Model,      # InvRL or PaInvRL
     data,       # MMData
@@ -276,7 +282,7 @@ def mask_of(
     "The search alone: run it, go on with it, or read it."
     m,folder = Model(data, rng(seed), **hp),Path(out)/'masks'
     folder.mkdir(parents=True, exist_ok=True)
-    which = data.fingerprint, sorted(hp.items()), None if base is None else [p.double().sum().item() for p in base.parameters()]
+    which = data.fingerprint, sorted(hp.items()), None if base is None else [p.double().sum().item() for p in base.parameters()], search_code()
     mask,labels,log = m.find(base, folder/f'{Model.__name__}-{data.name}-{seed}-{hash_of(*which)}')
     return tuple(round(v, 6) for v in mask.tolist()), labels, log
 
