@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'COMMON', 'tables_dir', 'tables', 'title', 'parameters', 'command', 'package_code', 'plan', 'execute',
-           'snakefile', 'summary', 'results', 'note', 'reproduce']
+           'snakefile', 'summary', 'results', 'publish', 'committed', 'note', 'reproduce']
 
 # %% ../nbs/71_reproduce.ipynb #3f8b5707
 import ast, base64, hashlib, html, importlib.util, json, os, shlex, shutil, subprocess, sys, time
@@ -196,6 +196,23 @@ def results(
     "What a table of an output folder holds for a data set."
     path = Path(out)/f'{table}.parquet'
     return summary(pd.read_parquet(path), Path(dataset).name) if path.is_file() else pd.DataFrame()
+
+# %% ../nbs/71_reproduce.ipynb #e47cb64d
+def publish(
+    out,           # the output folder
+    commit=False,  # also into the repository's results/
+    **frames,      # name of a file -> its lines, with a column dataset
+)->list:           # the paths written
+    "Write a table's frames; lines of other data sets in the same files are kept."
+    from causalmmr.runs import save_table                # brings torch along
+    return [save_table(t, folder, name) for folder in [Path(out)] + [tables_dir().parent.parent/'results']*bool(commit) for name,t in frames.items()]
+
+def committed(
+    name:str, # of a file of results/
+)->dict:      # data set -> its lines, in alphabetical order; empty where nothing is committed
+    "What the repository holds of a table."
+    path = tables_dir().parent.parent/'results'/f'{name}.parquet'
+    return {} if not path.is_file() else {d: t.reset_index(drop=True) for d,t in pd.read_parquet(path).groupby('dataset')}
 
 # %% ../nbs/71_reproduce.ipynb #30fa5193
 def as_html(notebook): # path of an executed notebook -> path of its HTML page beside it

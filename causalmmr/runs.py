@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIT', 'FILES', 'RANKINGS', 'dataset', 'defaults', 'settings', 'code_version', 'identity', 'finished', 'whole',
-           'rankings', 'run', 'read', 'load_run', 'rows', 'study', 'pick', 'users_of', 'compare', 'tidy', 'save_table']
+           'rankings', 'run', 'read', 'load_run', 'rows', 'study', 'pick', 'users_of', 'compare', 'tidy', 'rows_wanted',
+           'save_table']
 
 # %% ../nbs/70_runs.ipynb #c70d88a8
 import ast, hashlib, importlib, inspect, json, os, platform, shutil, sys, time, warnings
@@ -335,6 +336,21 @@ def tidy(
     t['metric'] = t.metric.str.replace(r'^test (.*)@\d+$', r'\1', regex=True)
     t['paper'],t['table'],t['selected_on'] = paper, table, selected_on
     return t[['paper','table','dataset','model','metric','k','seed','value','paper_value','source','selected_on']]
+
+# %% ../nbs/70_runs.ipynb #36e80d57
+def rows_wanted(
+    models:str,   # of a table notebook: names of rows, or '' for the default
+    known,        # the names there are (a dict's keys)
+    default=None, # rows when nothing is asked for; None: all
+    what='row',   # what a row is called
+)->list:          # names
+    "The rows asked for, in the order asked; an unknown one raises BadInput."
+    parts = [p.strip() for p in models.split(';')]
+    names = [n.strip() for p in parts for n in ([p] if p in known else p.split(','))]
+    names = list(dict.fromkeys(n for n in names if n)) or list(known if default is None else default)
+    for n in names:
+        if n not in known: raise BadInput(f"models={models!r}: there is no {what} '{n}'; there are {'; '.join(known)}.")
+    return names
 
 # %% ../nbs/70_runs.ipynb #f28684ed
 def save_table(
