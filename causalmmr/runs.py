@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIT', 'FILES', 'RANKINGS', 'dataset', 'defaults', 'settings', 'code_version', 'identity', 'finished', 'whole',
-           'rankings', 'run', 'read', 'load_run', 'rows', 'study', 'pick', 'users_of', 'compare', 'tidy', 'rows_wanted',
-           'save_table']
+           'rankings', 'run', 'read', 'load_run', 'rows', 'study', 'pick', 'users_of', 'compare', 'for_people', 'tidy',
+           'combinations', 'study_rows', 'rows_wanted', 'save_table']
 
 # %% ../nbs/70_runs.ipynb #c70d88a8
 import ast, hashlib, importlib, inspect, json, os, platform, shutil, sys, time, warnings
@@ -320,6 +320,20 @@ def compare(
     t['of_paper'] = t['mean']/t['paper']
     return t.reset_index(drop=True)
 
+# %% ../nbs/70_runs.ipynb #6fba50fa
+def for_people(
+    tests:pd.DataFrame, # of `compare`, with the metric (and the test) beside
+    base:str,           # what the differences are to
+)->pd.DataFrame:        # text
+    "Mean ± two standard errors, the spread over seeds, the paired difference, both corrected p-values."
+    num = lambda x, form: '' if pd.isna(x) else form.format(x)
+    p = lambda x: '<1e-99' if x < 1e-99 else num(x, '{:.1g}')
+    t = tests[[c for c in ('dataset', 'metric', 'test', 'model') if c in tests and (c != 'dataset' or tests.dataset.nunique() > 1)]].copy()
+    t['ours'],t['sd over seeds'],t['seeds'] = [f'{m:.4f} ± {e:.4f}' for m,e in zip(tests['mean'], tests.two_se)],[num(x, '{:.4f}') for x in tests.sd_seeds],tests.seeds
+    t[f'minus {base}'] = ['' if m == base else f'{x:+.4f}' for m,x in zip(tests.model, tests['diff'])]
+    t['p (t)'],t['p (Wilcoxon)'] = tests.p_t_holm.map(p),tests.p_w_holm.map(p)
+    return t
+
 # %% ../nbs/70_runs.ipynb #f9c46443
 def tidy(
     rows:pd.DataFrame,              # chosen rows
@@ -336,6 +350,24 @@ def tidy(
     t['metric'] = t.metric.str.replace(r'^test (.*)@\d+$', r'\1', regex=True)
     t['paper'],t['table'],t['selected_on'] = paper, table, selected_on
     return t[['paper','table','dataset','model','metric','k','seed','value','paper_value','source','selected_on']]
+
+# %% ../nbs/70_runs.ipynb #01a2b7bd
+def combinations(
+    **axes, # name of a setting -> the values to try
+)->list:    # of dicts
+    "Every combination of the values."
+    rows = [{}]
+    for k,values in axes.items(): rows = [r | {k: v} for r in rows for v in values]
+    return rows
+
+# %% ../nbs/70_runs.ipynb #61f4fe8d
+def study_rows(
+    todo,  # (name of a row, its jobs) as for `study`
+    **kw,  # of `study`
+)->pd.DataFrame: # model is the row's name; hp the settings of each job
+    "Several studies in one table, each under a name of its own."
+    own = lambda job: {k: v for k,v in job.items() if k not in ('model','data','seed')}
+    return pd.concat([study(jobs, **kw).assign(model=name, hp=[own(j) for j in jobs]) for name,jobs in todo], ignore_index=True)
 
 # %% ../nbs/70_runs.ipynb #36e80d57
 def rows_wanted(
