@@ -104,7 +104,7 @@ def list_(data:Data=None, json:Json=False):
     doc = inventory(data)
     answer(doc, json, *(part for name,rows in doc.items() for part in (name, grid(pd.DataFrame(rows)) if rows else 'none found here')))
 
-# %% ../nbs/72_cli.ipynb #01aaa0e1
+# %% ../nbs/72_cli.ipynb #cc9076b9
 @app.command()
 def reproduce(
     tables:Annotated[list[str]|None, typer.Argument(metavar='TABLE…')]=None,
@@ -112,13 +112,15 @@ def reproduce(
     scale:Annotated[str, typer.Option(help='smoke (simulator, minutes), cpu (real data, hours), or paper.')]='smoke',
     seeds:Annotated[int|None, typer.Option(help='How many seeds.')]=None,
     workers:Annotated[int, typer.Option(help='Jobs at once.')]=1,
-    models:Annotated[str|None, typer.Option(help='Only these, separated by commas.')]=None,
+    models:Annotated[str|None, typer.Option(help='Only these rows, separated by commas (or semicolons).')]=None,
     dataset:Annotated[list[str]|None, typer.Option(help='Only this data set; may be repeated.')]=None,
     engine:Annotated[str, typer.Option(help='local or snakemake.')]='local',
     data:Data=None, out:Out=Path('_runs'), device:Annotated[str|None, typer.Option(help='cpu, cuda, or auto.')]=None, fresh:Fresh=False, json:Json=False):
     "Run tables of the papers as papermill jobs, and write one report."
     if bool(tables) == every: raise BadInput('Name one table or several, or say --all.')
-    for m in (models or '').split(','): m and find_model(m)
+    known = tables_.tables()
+    free = [n for n in tables or known if n in known and 'choices' not in tables_.parameters(known[n])]          # these take classes
+    for m in (models or '').split(',') if free else (): m and find_model(m)
     rows,page = tables_.reproduce(tables or None, scale, workers, out, fresh, engine, seeds=seeds, models=models, device=device,
                                   data_dir=str(data.resolve()) if data else None, datasets=dataset or None)
     found = {r['job']: tables_.results(out, r['table'], r['dataset']) for r in rows}

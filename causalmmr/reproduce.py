@@ -91,7 +91,7 @@ class Job:
         try: return self.executed.is_file() and json.loads(self.stamp.read_text())['key'] == self.key
         except (OSError, ValueError, KeyError): return False
 
-# %% ../nbs/71_reproduce.ipynb #7cf1fb2f
+# %% ../nbs/71_reproduce.ipynb #fda6b57f
 def plan(
     names=None,       # tables; by default all
     scale='smoke',    # smoke, cpu, or paper
@@ -100,6 +100,7 @@ def plan(
     **params,         # seeds, data_dir, device, models, and extras; None leaves the notebook's default
 )->list:              # Jobs
     "Which notebooks to run with which parameters; everything is checked before anything runs."
+    from causalmmr.runs import rows_wanted as check_rows  # brings torch along
     known = tables()
     if scale not in SCALES: raise BadInput(f"There is no scale '{scale}'; there are {', '.join(SCALES)}.")
     for n in names or []:
@@ -109,6 +110,7 @@ def plan(
     jobs = []
     for n in names or known:
         takes = parameters(known[n])
+        if given.get('models') and 'choices' in takes: check_rows(given['models'], takes['choices'])
         fixed = dict(scale=scale, out_dir=str(Path(out_dir).resolve())) | {k: v for k,v in given.items() if k in takes}
         for d in datasets or takes.get('datasets', {}).get(scale, [takes['dataset']]):
             jobs.append(Job(n, known[n], fixed | dict(dataset=d), Path(out_dir).resolve()))

@@ -107,8 +107,11 @@ def test_unknown_model(refused, name): refused('train', name, 'toy')
                                    ['data', 'fly'], ['recommend', 'r'], ['train', 'MFBPR', 'toy', '--seed', '-1'], ['train', 'MFBPR', 'toy', '--device', 'cuda:99'],
                                    ['reproduce'], ['reproduce', 'classic', '--all'], ['reproduce', 'nowhere'], ['reproduce', 'classic', '--scale', 'galaxy'],
                                    ['reproduce', 'classic', '--seeds', '0'], ['reproduce', 'classic', '--workers', '0'], ['reproduce', 'classic', '--engine', 'steam'],
-                                   ['reproduce', 'classic', '--models', 'LightGNC']])
+                                   ['reproduce', 'classic', '--models', 'LightGNC'], ['reproduce', 'classic', '--models', 'AD-DRL']])
 def test_words(refused, words): refused(*words)
+def test_rows_of_a_table(refused): # a table that names its rows is asked by its names, before anything runs
+    refused('reproduce', 'addrl_overall', '--models', 'MFBPR,AD-DLR', says="no row 'AD-DLR'")
+    refused('reproduce', 'addrl_overall', 'camrec_overall', '--models', 'AD-DRL', says="no row 'AD-DRL'")
 def test_no_tables(refused, monkeypatch, tmp_path):
     monkeypatch.setattr(program.tables_, 'tables_dir', lambda: (_ for _ in ()).throw(runs.BadInput('There are no table notebooks here.')))
     refused('reproduce', '--all', says='table')

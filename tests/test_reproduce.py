@@ -49,6 +49,17 @@ def test_the_command_line_gives_1_for_a_failed_job(shelf, tmp_path, monkeypatch,
     out, err = capsys.readouterr()
     assert json.loads(out)['jobs'][0]['error'] == 'RuntimeError: broken on purpose' and 'seeds=7' in err
 
+def test_rows_are_named_as_the_table_names_them(shelf, tmp_path, monkeypatch, root):
+    from causalmmr.cli import main
+    d = shelf(rows=ECHO); p = d/'rows.ipynb'; p.write_text(p.read_text().replace("datasets =", "choices = ['AD-DRL', 'no attention, one half']\\ndatasets ="))
+    monkeypatch.setenv('CAUSALMMR_TABLES', str(d))
+    assert main(['reproduce', 'rows', '--models', 'AD-DRL;no attention, one half', '--out', str(tmp_path/'out'), '--json']) == 0    # no class has such a name
+    assert json.loads((tmp_path/'out'/'echo-smoke.json').read_text())['models'] == 'AD-DRL;no attention, one half'
+    monkeypatch.delenv('CAUSALMMR_TABLES')
+    named = {n: c for n, path in r.tables().items() if (c := r.parameters(path).get('choices'))}
+    for n, path in r.tables().items(): assert ('rows_wanted(' in path.read_text()) == (n in named), n     # else its printed command with --models would be refused
+    for n, c in named.items(): assert r.plan([n], scale='smoke', out_dir=tmp_path, models=';'.join(c)), n
+
 def test_every_table_takes_the_common_parameters(root):
     names = sorted((root/'nbs'/'tables').glob('*.ipynb'))
     assert names
