@@ -7,7 +7,8 @@ __all__ = ['order_of', 'sampled', 'draws', 'residual', 'Fronts', 'new_fronts', '
            'cluster', 'collapsed', 'Tilts', 'expect', 'count', 'fit_tilts', 'gain', 'inverted', 'rare', 'shifted',
            'without', 'by_group', 'abroad', 'judge', 'by_test']
 
-# %% ../../nbs/30_environments.ipynb #9a65dd06
+# %% ../../nbs/30_environments.ipynb #5668453e
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import Tensor
@@ -149,7 +150,17 @@ def front_gradients(
     room.zero_().index_add_(0, u, torch.cat([_bags(r, V, j), q@W.T + s*b], 1))
     return room, _spread(r, a, j, len(V)), c.T@q, (s*c).sum(0)
 
-# %% ../../nbs/30_environments.ipynb #67bf05d9
+# %% ../../nbs/30_environments.ipynb #e1d192ea
+def _apart(f, over, device): # f of each, on as many threads as torch has, with one thread of arithmetic each
+    k = torch.get_num_threads()
+    if k==1 or device.type!='cpu':
+        for e in over: f(e)
+        return
+    try:
+        with ThreadPoolExecutor(k, initializer=torch.set_num_threads, initargs=(1,)) as pool: list(pool.map(f, over))
+    finally: torch.set_num_threads(k)
+
+# %% ../../nbs/30_environments.ipynb #cc208cd7
 def fit_fronts(
     x:Tensor,       # [I,D] feature columns
     pairs:Tensor,   # [2,P] training pairs
@@ -166,15 +177,17 @@ def fit_fronts(
 )->Fronts:
     "Train the front model of every environment."
     f = new_fronts(x, n_users, E, d, seed)
-    l1,room = 0 if mask is None else wd[1]*mask/f.W[0].numel(),torch.empty_like(f.U[0])
-    for e in range(E):
+    l1 = 0 if mask is None else wd[1]*mask/f.W[0].numel()
+    def front(e): # one environment
         own = U,V,W,b = f.U[e],f.V[e],f.W[e],f.b[e]
+        room = torch.empty_like(U)
         ada = torch.optim.Adagrad([dict(params=[U], weight_decay=2*wd[0]), dict(params=[V], weight_decay=2*wd[0]*wd[2])], lr, fused=True)
         adam = torch.optim.Adam([W, b], lr, weight_decay=2*wd[1], fused=True)
         for u,j in draws(pairs[:,labels==e], len(x), epochs, batch, n_neg, seed):
             for p,g in zip(own, front_gradients(own, room, x, beta, u, j, mean)): p.grad = g
             if mask is not None: W.grad += l1*W.sign()
             ada.step(); adam.step()
+    _apart(front, torch.bincount(labels, minlength=E).argsort(descending=True, stable=True).tolist(), x.device)
     return f
 
 # %% ../../nbs/30_environments.ipynb #e33468da
