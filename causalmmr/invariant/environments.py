@@ -7,13 +7,13 @@ __all__ = ['order_of', 'sampled', 'draws', 'residual', 'Fronts', 'new_fronts', '
            'cluster', 'collapsed', 'Tilts', 'expect', 'count', 'fit_tilts', 'gain', 'inverted', 'rare', 'shifted',
            'without', 'by_group', 'abroad', 'judge', 'by_test']
 
-# %% ../../nbs/30_environments.ipynb #5668453e
-from concurrent.futures import ThreadPoolExecutor
+# %% ../../nbs/30_environments.ipynb #4bc3b53a
 from dataclasses import dataclass, replace
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import Tensor
 from ..data import BadInput
 from ..metrics import two_se
+from ..threads import apart
 from ..train import evaluate, rng, xavier
 
 # %% ../../nbs/30_environments.ipynb #564d9228
@@ -150,17 +150,7 @@ def front_gradients(
     room.zero_().index_add_(0, u, torch.cat([_bags(r, V, j), q@W.T + s*b], 1))
     return room, _spread(r, a, j, len(V)), c.T@q, (s*c).sum(0)
 
-# %% ../../nbs/30_environments.ipynb #e1d192ea
-def _apart(f, over, device): # f of each, on as many threads as torch has, with one thread of arithmetic each
-    k = torch.get_num_threads()
-    if k==1 or device.type!='cpu':
-        for e in over: f(e)
-        return
-    try:
-        with ThreadPoolExecutor(k, initializer=torch.set_num_threads, initargs=(1,)) as pool: list(pool.map(f, over))
-    finally: torch.set_num_threads(k)
-
-# %% ../../nbs/30_environments.ipynb #cc208cd7
+# %% ../../nbs/30_environments.ipynb #dcde392d
 def fit_fronts(
     x:Tensor,       # [I,D] feature columns
     pairs:Tensor,   # [2,P] training pairs
@@ -187,7 +177,7 @@ def fit_fronts(
             for p,g in zip(own, front_gradients(own, room, x, beta, u, j, mean)): p.grad = g
             if mask is not None: W.grad += l1*W.sign()
             ada.step(); adam.step()
-    _apart(front, torch.bincount(labels, minlength=E).argsort(descending=True, stable=True).tolist(), x.device)
+    apart(front, torch.bincount(labels, minlength=E).argsort(descending=True, stable=True).tolist(), x.device)
     return f
 
 # %% ../../nbs/30_environments.ipynb #e33468da
