@@ -24,12 +24,12 @@ def compress(
     start[1:] = torch.bincount(row, minlength=shape[0]).cumsum(0)
     return start, col[order], order
 
-# %% ../nbs/02_graph.ipynb #d0b414ab
+# %% ../nbs/02_graph.ipynb #519eeaab
 class _Product(torch.autograd.Function):
     "A@x for A in compressed rows; the backward uses the compressed columns."
     @staticmethod
     def forward(ctx, val, x, A):
-        ctx.A = A
+        ctx.A,ctx.own = A,val is A.val
         ctx.save_for_backward(val, x if ctx.needs_input_grad[0] else None)
         return bag(A.start, A.col, val, x)
 
@@ -39,7 +39,7 @@ class _Product(torch.autograd.Function):
         dy = dy.contiguous()
         dval = sampled(A, dy, x) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]: return dval, None, None
-        t = val if A.t_order is None else val[A.t_order]
+        t = A.t_val if ctx.own else val if A.t_order is None else val[A.t_order]
         return dval, bag(A.t_start, A.t_col, t, dy), None
 
 def sampled(
@@ -60,7 +60,7 @@ def bag(
     "Row sums of weighted rows of x: one sparse product without gradient."
     return F.embedding_bag(col, x, start.to(col.dtype), mode='sum', per_sample_weights=val, include_last_offset=True)
 
-# %% ../nbs/02_graph.ipynb #a990fdfa
+# %% ../nbs/02_graph.ipynb #05bb6d38
 class Sparse(nn.Module):
     "A constant sparse matrix: `A@x`, `A.mul(w)@x` with other weights on the same edges, and fast both ways."
     def __init__(self,
@@ -77,6 +77,7 @@ class Sparse(nn.Module):
         if not symmetric:
             t_start,t_col,t_order = compress(keep['col'], keep['row'], self.shape[::-1])
             keep.update(t_start=t_start, t_col=t_col, t_order=t_order)
+        keep['t_val'] = keep['val'] if symmetric else keep['val'][t_order]      # in the transpose's order, once
         for k in ('start','col','t_start','t_col'): keep[k] = keep[k].int()
         for k,x in keep.items(): self.register_buffer(k, x, persistent=False)
         self.symmetric = symmetric

@@ -6,12 +6,12 @@
 __all__ = ['ROLES', 'MODES', 'GAMES', 'RIVALS', 'Vectors', 'freeze', 'Filters', 'vectors_of', 'seen_by', 'one_of', 'Filtered',
            'Game', 'FairTuning']
 
-# %% ../../nbs/40_filters.ipynb #8339d8d9
+# %% ../../nbs/40_filters.ipynb #5f8b135c
 import hashlib, math, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..data import BadInput
 from ..disentangle import Heads, class_counts, gradients, nll, sensitive, windows
-from ..graph import bag, row_mean
+from ..graph import row_mean
 from ..losses import bpr, l2
 from ..train import Recommender
 
@@ -121,15 +121,6 @@ class Filtered(Recommender):
     def items(self): return self.q if not self.items_too else (self.G_i or self.G)(self.q, 0)     # -> [I,d]
     def forward(self): return self.users(self.p),self.items()                                     # [U,d], [I,d]
 
-# %% ../../nbs/40_filters.ipynb #27beef2b
-class _Mean(torch.autograd.Function): # R@x for R whose transposed values are at hand
-    @staticmethod
-    def forward(ctx, x, R, t):
-        ctx.R,ctx.t = R,t
-        return bag(R.start, R.col, R.val, x)
-    @staticmethod
-    def backward(ctx, dy): return bag(ctx.R.t_start, ctx.R.t_col, ctx.t, dy.contiguous()),None,None
-
 # %% ../../nbs/40_filters.ipynb #11bd1ae8
 class Game(Filtered):
     "Filters and classifiers take turns on one optimiser."
@@ -159,7 +150,7 @@ class Game(Filtered):
         group = opt.param_groups[0]; was = group['lr']
         group['lr'] = lr; opt.step(); group['lr'] = was
 
-# %% ../../nbs/40_filters.ipynb #234c300b
+# %% ../../nbs/40_filters.ipynb #18e1cce2
 class FairTuning(Game):
     "Frozen vectors through fair filters, against classifiers of the sensitive attributes."
     def __init__(self,
@@ -185,7 +176,6 @@ class FairTuning(Game):
         self.lam,self.d_steps,self.reg,self.decay,self.base2,self.game,self.epoch = (lam_u,lam_v),d_steps,reg,decay,base2,game,0
         self.register_buffer('y', torch.stack(list(labels.values())), persistent=False)
         self.R = row_mean(data.train, (data.n_users, data.n_items))
-        self.register_buffer('R_T', self.R.val[self.R.t_order], persistent=False)
         self.views = 1 if game in ('explicit','none') or not self.items_too else 2
         self.heads = Heads(g, self.p.shape[1], class_counts(labels), sets=self.views if game=='separate' else 1)
         self.heads.shut.clamp_(min=-60.)
@@ -197,7 +187,7 @@ class FairTuning(Game):
     def play(self, u, i, j): # [B] each -> [] loss of the filters, what the classifiers may look at
         ids,place,n = u.unique(return_inverse=True, return_counts=True)
         z_u,z_i = self.users(self.p.index_select(0, ids)),self.items()
-        x = torch.stack([z_u, _Mean.apply(z_i, self.R, self.R_T).index_select(0, ids)] if self.views==2 else [z_u])
+        x = torch.stack([z_u, (self.R@z_i).index_select(0, ids)] if self.views==2 else [z_u])
         l = self.rec(z_u.index_select(0, place), z_i.index_select(0, i), z_i.index_select(0, j))
         if self.game!='none': l = l - sum(w*ce.sum() for w,ce in zip(self.lam, self.told(x, ids, n)))
         return l,(x.detach(), ids, n)
