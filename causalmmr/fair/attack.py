@@ -7,7 +7,7 @@ __all__ = ['ATTACKERS', 'views', 'projected', 'hard_score', 'auc', 'official', '
            'attack_key', 'leakage', 'attacker_users', 'widest', 'by_chance', 'per_group', 'lists_per_user',
            'list_distance', 'counterfactual']
 
-# %% ../../nbs/41_attack.ipynb #fd814d9c
+# %% ../../nbs/41_attack.ipynb #a676dc72
 import hashlib, inspect, json, os
 import numpy as np, pandas as pd, torch
 from pathlib import Path
@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 from ..causal.scm import CLASSES
 from ..data import BadInput
-from ..disentangle import Heads, class_counts, gradients, nll
+from ..disentangle import Heads, before, class_counts, gradients, nll, slopes
 from ..graph import row_mean
 from ..metrics import list_mean, popularity
 from ..train import evaluate, rank
@@ -89,7 +89,7 @@ def official(
                                 prob_auc=auc(p[s,k,ok][:,:classes[k]], y[k,test].numpy()[ok])))
     return pd.DataFrame(out)
 
-# %% ../../nbs/41_attack.ipynb #c507e58a
+# %% ../../nbs/41_attack.ipynb #1af44417
 @torch.no_grad()
 def _descend(heads, x, y, x_test, y_test, classes, epochs, batch, lr, l2): # -> [epochs,S,K] test score after each epoch
     "Plain gradient descent with weight decay, scored after every epoch."
@@ -97,7 +97,7 @@ def _descend(heads, x, y, x_test, y_test, classes, epochs, batch, lr, l2): # -> 
     for e in range(epochs):
         order = torch.randperm(x.shape[1], generator=heads.g); xe,ye = x[:,order],y[:,order]
         for lo in range(0, len(order), batch):
-            gradients(heads, xe[:,lo:lo+batch], ye[:,lo:lo+batch])
+            gradients(heads, xe[:,lo:lo+batch], heads.aims(ye[:,lo:lo+batch]))
             for p in heads.parameters(): p.mul_(1-lr*l2).sub_(p.grad, alpha=lr)
         pred = heads(x_test).argmax(-1)
         for k,ok in enumerate(known): scores[e,:,k] = [hard_score(q[ok], y_test[k,ok], classes[k]) for q in pred[:,k]]
@@ -138,13 +138,13 @@ def _wide(m, x, C): # probabilities with a column for every class, also those th
     p = np.zeros((len(x), C)); p[:,m.classes_.astype(int)] = m.predict_proba(x)
     return p
 
-# %% ../../nbs/41_attack.ipynb #9d3b6560
+# %% ../../nbs/41_attack.ipynb #0ed8cad9
 def _network(x, y, C, fit_, val, test, seed, epochs=60, patience=8, batch=256):
     g = torch.Generator().manual_seed(seed); x,y = torch.tensor(x)[None],torch.tensor(y)[None]
     heads = Heads(g, x.shape[-1], [C], start='torch'); opt = torch.optim.Adam(heads.parameters(), 3e-3, weight_decay=1e-4, fused=True)
     best,left,kept = np.inf,patience,None
     while left and epochs:
-        for b in torch.as_tensor(fit_)[torch.randperm(len(fit_), generator=g)].split(batch): gradients(heads, x[:,b], y[:,b]); opt.step()
+        for b in torch.as_tensor(fit_)[torch.randperm(len(fit_), generator=g)].split(batch): gradients(heads, x[:,b], heads.aims(y[:,b])); opt.step()
         epochs -= 1; left -= 1
         with torch.no_grad(): loss = nll(heads(x[:,val]), y[:,val]).item()
         if loss < best:
@@ -223,7 +223,7 @@ def intersect(
     if len(kept)<2: raise BadInput(f"Fewer than two combinations of {', '.join(names)} have {least} users.")
     return {' × '.join(names): torch.where(code>=0, torch.searchsorted(kept, code.clamp(min=0)), -1)}
 
-# %% ../../nbs/41_attack.ipynb #46b45eee
+# %% ../../nbs/41_attack.ipynb #a5a290ab
 def attack_key(
     seen:dict, labels:dict, test:Tensor, # as of leakage
     **settings,                          # of the attack
@@ -232,7 +232,7 @@ def attack_key(
     h = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for group in (seen, labels, dict(test=test)):
         for name in group: h.update(name.encode()); h.update(group[name].contiguous().numpy().tobytes())
-    for f in (Heads, gradients, nll, official, _descend, hard_score, strict_one, axes, _logistic, _boosting, _wide, _network, auc, _aucs, _doubt): h.update(inspect.getsource(f).encode())
+    for f in (Heads, slopes, before, gradients, nll, official, _descend, hard_score, strict_one, axes, _logistic, _boosting, _wide, _network, auc, _aucs, _doubt): h.update(inspect.getsource(f).encode())
     return h.hexdigest()[:16]
 
 # %% ../../nbs/41_attack.ipynb #ba6a9466

@@ -6,11 +6,11 @@
 __all__ = ['ROLES', 'MODES', 'GAMES', 'RIVALS', 'Vectors', 'freeze', 'Filters', 'vectors_of', 'seen_by', 'one_of', 'Filtered',
            'Game', 'FairTuning']
 
-# %% ../../nbs/40_filters.ipynb #5f8b135c
+# %% ../../nbs/40_filters.ipynb #750d72bb
 import hashlib, math, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..data import BadInput
-from ..disentangle import Heads, class_counts, gradients, nll, sensitive, windows
+from ..disentangle import Heads, class_counts, gradients, sensitive, told, windows
 from ..graph import row_mean
 from ..losses import bpr, l2
 from ..train import Recommender
@@ -121,20 +121,17 @@ class Filtered(Recommender):
     def items(self): return self.q if not self.items_too else (self.G_i or self.G)(self.q, 0)     # -> [I,d]
     def forward(self): return self.users(self.p),self.items()                                     # [U,d], [I,d]
 
-# %% ../../nbs/40_filters.ipynb #11bd1ae8
+# %% ../../nbs/40_filters.ipynb #83121cde
 class Game(Filtered):
     "Filters and classifiers take turns on one optimiser."
-    def told(self, x, ids, w): # [V,b,d] views of users [b] -> [V,K] cross-entropies of the classifiers
-        V,b,_ = x.shape
-        logp = self.heads(x.reshape(self.heads.S, -1, x.shape[-1]), noisy=self.training)          # a shared classifier sees both views as rows
-        logp = logp if self.heads.S==V else logp[0].unflatten(1, (V, b)).transpose(0, 1)
-        return nll(logp, self.y.index_select(1, ids), w)
+    def told(self, x, ids, n): # [V,b,d] views of users [b], [b] how often each counts -> [V,K] cross-entropies of the classifiers
+        return told(self.heads, x, self.heads.aims(self.y.index_select(1, ids), n), noisy=self.training)
 
     def step(self, opt, u, i, j): # the filters move, then the classifiers
         if not self.trains: raise BadInput('These base vectors are only a name here: give the Vectors themselves to train on them.')
         lr = opt.param_groups[0]['lr']
         l,seen = self.play(u, i, j)
-        opt.zero_grad(); l.backward(); self.heads.zero_grad()
+        opt.zero_grad(); l.backward()
         self.move(opt, lr*self.decay**(self.epoch/50))
         if self.game!='none': self.teach(opt, *seen, lr)
         return l.detach()
@@ -142,15 +139,15 @@ class Game(Filtered):
     def teach(self, opt, x, ids, n, lr): # [V,b,d], [b], [b] -> d_steps of the classifiers on vectors that are held still
         y = self.y.index_select(1, ids)
         if self.heads.S!=len(x): n,y,x = torch.cat([n, n*self.lam[1]/max(self.lam[0], 1e-9)]),y.repeat(1, 2),x.reshape(1, -1, x.shape[-1])
-        opt.zero_grad()
-        for on in windows(self.d_steps, (*x.shape[:2], self.heads.W1.shape[-1]), self.heads.p, self.heads.g):
-            gradients(self.heads, x, y, n, on); self.move(opt, lr)
+        opt.zero_grad(); aims = self.heads.aims(y, n)
+        for on in windows(self.d_steps, (len(x), self.heads.W1.shape[1], x.shape[1]), self.heads.p, self.heads.g):
+            gradients(self.heads, x, aims, on); self.move(opt, lr)
 
     def move(self, opt, lr): # one step of the parameters that have a gradient, at this rate
         group = opt.param_groups[0]; was = group['lr']
         group['lr'] = lr; opt.step(); group['lr'] = was
 
-# %% ../../nbs/40_filters.ipynb #18e1cce2
+# %% ../../nbs/40_filters.ipynb #084077c0
 class FairTuning(Game):
     "Frozen vectors through fair filters, against classifiers of the sensitive attributes."
     def __init__(self,
@@ -178,7 +175,6 @@ class FairTuning(Game):
         self.R = row_mean(data.train, (data.n_users, data.n_items))
         self.views = 1 if game in ('explicit','none') or not self.items_too else 2
         self.heads = Heads(g, self.p.shape[1], class_counts(labels), sets=self.views if game=='separate' else 1)
-        self.heads.shut.clamp_(min=-60.)
 
     def start_epoch(self, epoch): self.epoch = epoch
     def rec(self, u, i, j): # vectors, each [B,d] -> []

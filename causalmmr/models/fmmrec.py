@@ -105,11 +105,11 @@ class FMMRec(FairTuning):
         fair,unfair = (neighbours(base.user, base.parts, self.R, z, k, mix, released_audio) for z in ('filtered','biased'))
         self.p = base.user + lam_h*(fair-unfair)
 
-# %% ../../nbs/61_fmmrec.ipynb #736cb2b4
+# %% ../../nbs/61_fmmrec.ipynb #4153ef9e
 STAGES = dict(
     smoke = dict(base=dict(d=16, reg=1e-3, epochs=6, batch=1024, lr=.03, eval_every=3, patience=2), split=dict(epochs=1, batch=1024, lr=.01),
                  tune=dict(epochs=2, batch=1024, lr=.01, eval_every=2, patience=1), attack=dict(seeds=1, epochs=5, attackers=('logistic',))),
-    cpu   = dict(base=dict(reg=1e-3, epochs=90, batch=16384, lr=5e-3, eval_every=3, patience=4), split=dict(epochs=10, batch=16384, lr=5e-3),
+    cpu   = dict(base=dict(reg=1e-3, epochs=240, batch=16384, lr=2e-3, eval_every=5, patience=4), split=dict(epochs=10, batch=16384, lr=5e-3),
                  tune=dict(epochs=20, batch=8192, lr=2e-3, eval_every=2, patience=4), attack=dict(seeds=3)),
     paper = dict(base=dict(reg=1e-3, epochs=1000, patience=20), split=dict(), tune=dict(epochs=100, patience=100), attack=dict(seeds=5)))
 RELEASED = dict(split=dict(random_labels=True), model=dict(released_audio=True))   # what the released code does differently from the default here
