@@ -10,7 +10,7 @@ TRAIN = ['train', 'LightGCN', 'smoke', '-p', 'd=16', '-p', 'L=2', '-p', 'epochs=
 
 def command(*args): return [sys.executable, '-m', 'causalmmr.cli', *map(str, args)]
 
-def wait_for(seen, process, seconds=400):
+def wait_for(seen, process, seconds=120):
     end = time.monotonic()+seconds
     while not seen():
         assert process.poll() is None, 'it ended before it could be killed'
