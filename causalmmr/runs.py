@@ -564,16 +564,25 @@ def rows_wanted(
 
 # %% ../nbs/70_runs.ipynb #f28684ed
 def save_table(
-    frame:pd.DataFrame, # lines of one data set or several, with a column dataset
-    out, name:str,      # written to out/name.parquet
+    frame:pd.DataFrame,  # lines of one data set or several, with a column dataset
+    out, name:str,       # written to out/name.parquet
+    by=('dataset',),     # what names a data set: lines that agree with the new ones in these are old, and go
+    some=False,          # only some models were run: the lines of the others stay
 )->Path:
     "Replace the lines of these data sets in a table's file, and keep the others'."
-    out = Path(out); out.mkdir(parents=True, exist_ok=True); path = out/f'{name}.parquet'
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out/f'{name}.parquet'
+    by = [*by, 'model'] if some and 'model' in frame else [*by]
     with locked(path):
         if path.is_file():
             old = pd.read_parquet(path)
-            frame = pd.concat([old[~old.dataset.isin(frame.dataset.unique())], frame], ignore_index=True)
+            old = old.assign(**{k: '' for k in by if k not in old})
+            same = pd.MultiIndex.from_frame(old[by]).isin(pd.MultiIndex.from_frame(frame[by]))
+            frame = pd.concat([old[~same], frame], ignore_index=True)
         tmp = out/f'.{name}.{os.getpid()}.tmp'
-        try: frame.to_parquet(tmp); os.replace(tmp, path)
+        try:
+            frame.to_parquet(tmp)
+            os.replace(tmp, path)
         finally: tmp.unlink(missing_ok=True)
     return path
