@@ -507,7 +507,7 @@ def runs_as_draws(
     power=.8,      # chance of finding a difference as large as `detectable`
 )->pd.DataFrame:   # a row per other model: lo_runs, hi_runs, df_runs, p_runs, p_runs_holm, detectable
     "Differences to the baseline with users and seeds as draws."
-    from scipy import stats                    # slow to import
+    from scipy import optimize, stats          # slow to import
     def one(m):
         d = per_user[m]-per_user[baseline]
         samples = [d, *(np.asarray(by_seed[x], dtype=float) for x in (m, baseline))]
@@ -517,7 +517,8 @@ def runs_as_draws(
         if not se: return [0., 0., np.inf, 1., 0.]
         df = se**4/sum(v*v/n for v,n in parts)
         t = stats.t.ppf((1+level)/2, df)
-        return [d.mean()-t*se, d.mean()+t*se, df, 2*stats.t.sf(abs(d.mean())/se, df), (t+stats.t.ppf(power, df))*se]
+        far = optimize.brentq(lambda c: stats.nct.sf(t, df, c)-power, 0, 2*t+3)      # in standard errors
+        return [d.mean()-t*se, d.mean()+t*se, df, 2*stats.t.sf(abs(d.mean())/se, df), far*se]
     t = pd.DataFrame({m: one(m) for m in per_user if m != baseline}, index=['lo_runs', 'hi_runs', 'df_runs', 'p_runs', 'detectable']).T
     return t.assign(p_runs_holm=holm_of(t.p_runs))
 
