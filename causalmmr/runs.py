@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SWAPPED', 'FIT', 'RANKINGS', 'FILES', 'WAITED', 'LOOKED', 'dataset', 'swapped', 'defaults', 'settings', 'rankings',
            'code_version', 'identity', 'finished', 'whole', 'kept_key', 'kept', 'run', 'how_stopped', 'read',
-           'load_run', 'rows', 'study', 'pick', 'users_of', 'runs_as_draws', 'holm_of', 'compare', 'for_people', 'tidy',
-           'combinations', 'study_rows', 'rows_wanted', 'save_table']
+           'load_run', 'rows', 'study', 'pick', 'users_of', 'runs_as_draws', 'holm_of', 'compare', 'for_people',
+           'verdict', 'tidy', 'combinations', 'study_rows', 'rows_wanted', 'save_table']
 
 # %% ../nbs/70_runs.ipynb #c70d88a8
 import dis, hashlib, importlib, inspect, json, os, platform, shutil, sys, time, warnings
@@ -600,6 +600,20 @@ def for_people(
     t['p (t)'],t['p (Wilcoxon)'],t['p (runs)'] = [[w or p(x) for w,x in zip(why, tests[c])] for c in ('p_t_holm', 'p_w_holm', 'p_runs_holm')]
     t['df'],t['detectable'] = [[num(x, form) for x in tests[c].where(why == '')] for c,form in (('df_runs', '{:.1f}'), ('detectable', '{:.4f}'))]
     return t
+
+# %% ../nbs/70_runs.ipynb #2ff28344
+def verdict(
+    tests:pd.DataFrame, # of `compare`, with the metric beside
+    base:str,           # what the differences are to
+    p='p_runs_holm',    # about the methods; p_t_holm is about these runs
+    level=.05,
+)->np.ndarray:          # a word per line: better, worse, no different, not tested
+    "What a table of tests says of each line against the base."
+    if p not in tests or 'stopped' not in tests: return np.full(len(tests), 'not tested', dtype=object)
+    sure = np.where(tests['diff'] > 0, 'better', 'worse')
+    said = np.where(tests[p] < level, sure, 'no different').astype(object)
+    said[tests[p].isna() | (why_untested(tests, base) != '')] = 'not tested'
+    return said
 
 # %% ../nbs/70_runs.ipynb #f9c46443
 def tidy(
