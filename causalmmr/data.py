@@ -7,7 +7,7 @@ __all__ = ['LEAST', 'MODALITY', 'SUBSTITUTE', 'FEATURES', 'AGES', 'FORMATS', 'DA
            'MMData', 'check', 'require_sound', 'describe', 'group_codes', 'group_sizes', 'per_user_split',
            'random_split', 'time_split', 'k_core', 'read_array', 'as_feature', 'find_array', 'not_taken', 'make_data',
            'load_parquet', 'load_mmrec', 'load_movielens', 'load_amazon', 'load_lattice', 'load_dmrl', 'load_mmgcn',
-           'load_diffmm', 'load_microlens', 'available', 'load', 'array', 'convert', 'fetch', 'replace']
+           'load_diffmm', 'load_microlens', 'available', 'find_folder', 'load', 'array', 'convert', 'fetch', 'replace']
 
 # %% ../nbs/00_data.ipynb #f15d43b9
 import ast, gzip, hashlib, io, json, os, pickle, re, shutil, zipfile
@@ -893,7 +893,11 @@ def available(
     return [row(*d) for d in DATASETS.items()]
 
 # %% ../nbs/00_data.ipynb #d7a5bc10
-def _find(name, data_dir): # registered name or path -> existing path
+def find_folder(
+    name,     # a registered name, or a path
+    data_dir=None, # where registered names are looked for; default: the environment variable CAUSALMMR_DATA
+)->Path:      # that exists
+    "Where a data set is."
     root = _root(data_dir)
     tried = ([root/str(name)] if root else []) + [Path(name).expanduser()]
     for p in tried:
@@ -910,7 +914,7 @@ def load(
     feats=None,    # modality -> name of an array, beside or instead of those that the set names; '' leaves one out
 )->MMData:
     "A data set by name or path, whatever its format."
-    path,g = _find(name_or_path, data_dir), np.random.default_rng(split_seed)
+    path,g = find_folder(name_or_path, data_dir), np.random.default_rng(split_seed)
     loader = _loader(path)
     if loader is None: raise BadInput(f'{path} is in no known format: none of {", ".join(FORMATS)} is there')
     whole = path.is_dir() or loader in (load_amazon, load_microlens) # these two also read one file of several
@@ -924,7 +928,7 @@ def array(
     data_dir=None,
 )->Tensor:         # float32, or bool
     "One array of a data set by its file's name."
-    folder = _find(name_or_path, data_dir)
+    folder = find_folder(name_or_path, data_dir)
     x = read_array(find_array(folder, key), part)
     return torch.from_numpy(x if x.dtype==bool else x.astype(np.float32))
 
