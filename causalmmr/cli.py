@@ -14,9 +14,8 @@ import numpy as np, pandas as pd, torch, typer
 from rich.console import Console
 from rich.table import Table
 from . import runs
-from .data import (LEAST, ORIGINALS, BadInput, available, check, convert, fetch, find_folder, group_sizes, not_taken,
-                            require_sound)
-from .disentangle import sensitive
+from .data import (LEAST, ORIGINALS, BadInput, available, check, convert, fetch, find_folder,
+                            group_codes, group_sizes, not_taken, require_sound)
 from .fair.attack import attacker_users, counterfactual, leakage, lists_per_user, per_group, regroup, views
 from .train import fit, rank, rng
 from .runs import defaults, find_class, load_run, rankings, run, settings
@@ -158,8 +157,7 @@ def train(
     settings(Model, hp)
     d = runs.dataset(dataset, data, feats=asked)
     row = run(Model, d, seed=seed, out=out, fresh=fresh, device=device, ckpt_seconds=ckpt_seconds, **hp)
-    at = [dict(split=s, **{k.removeprefix(s+' '): v for k,v in row.items() if k.startswith(s+' ') and k.split()[-1].split('@')[0] in ('recall','ndcg')})
-          for s in runs.RANKINGS]
+    at = [dict(split=s, **{m: row[f'{s} {m}'] for m in ('recall@10','ndcg@10','recall@20','ndcg@20')}) for s in runs.RANKINGS]
     answer(row, json, f"{row['model']} on {row['dataset']}, seed {seed}, {row['epochs']} epochs", grid(pd.DataFrame(at)), *d.notes, f"run: {row['folder']}")
 
 # %% ../nbs/72_cli.ipynb #18c0bab0
@@ -226,13 +224,12 @@ def vetted(
         raise BadInput(f"Data set '{data.name}' has no user attribute '{attribute}'; it has {', '.join(data.users.columns)}.")
     counted = np.ones(data.n_users, bool) if users is None else np.isin(np.arange(data.n_users), users)
     group,aside,told = regroup(data.users[attribute], attribute, counted, least, small)
-    kept = replace(data, users=pd.DataFrame({attribute: pd.Series(group, dtype=object).mask(np.isin(group, aside)).map(str, na_action='ignore')}))
-    labels = sensitive(kept, (attribute,))
-    test = attacker_users(data)
+    code,_ = group_codes([None if v in aside else v for v in group], attribute)
+    labels,test = torch.from_numpy(code), attacker_users(data)
     for who,rows in (('train', ~test), ('test', test)):
-        s = labels[attribute][rows]
+        s = labels[rows]
         if len(s[s>=0].unique()) < 2: raise BadInput(f"The users that attackers {who} on are all of one group by {attribute}; nothing can be attacked.")
-    return labels, group, aside, told
+    return {attribute: labels}, group, aside, told
 
 # %% ../nbs/72_cli.ipynb #df953cfc
 def twins(
