@@ -261,7 +261,10 @@ def attacker_users(
 )->Tensor: # [U] bool
     "The users that attackers are tested on; a fifth, drawn with seed 0, where the data do not say."
     if data.users is None: raise BadInput(f"Data set '{data.name}' has no user attributes.")
-    if 'attacker_test' in data.users: return torch.tensor(data.users.attacker_test.to_numpy().astype(bool))
+    if 'attacker_test' in data.users:
+        given = data.users.attacker_test
+        if not given.isin([0,1]).all(): raise BadInput(f"The column attacker_test of '{data.name}' must be 0 or 1 for every user.")
+        return torch.tensor(given.to_numpy().astype(bool))
     test = torch.zeros(data.n_users, dtype=torch.bool)
     test[torch.randperm(data.n_users, generator=torch.Generator().manual_seed(0))[:data.n_users//5]] = True
     return test
