@@ -294,7 +294,10 @@ def data_check(name:Dataset, features:Features=None, data:Data=None, json:Json=F
     found,groups,fatal = check(d), group_sizes(d), ''
     try: require_sound(d)
     except BadInput as e: fatal = str(e)
-    lying = pd.DataFrame() if name in WORLDS else not_taken(find_folder(name, data), d.n_items, asked)
+    lying = pd.DataFrame()
+    if name not in WORLDS:
+        at = find_folder(name, data)
+        lying = not_taken(at if at.is_dir() else at.parent, d.n_items, asked)
     parts = [part for words,t in (('problems', found), (f'attributes of users (small: groups of fewer than {LEAST})', groups),
                                   ('lying in the folder, and taken only on request (--features)', lying)) if len(t) for part in (words, grid(t))]
     verdict = f'not usable: {fatal}' if fatal else 'usable'
