@@ -31,11 +31,13 @@ def dataset(
     name:str,          # toy, smoke, a registered name, or the path of a data folder; with -swapped its test part is the validation part
     data_dir=None,     # where registered data lie; by default the environment variable CAUSALMMR_DATA says it
     split_seed:int=42, # decides the splits that a source leaves open
+    feats:dict=None,   # modality -> name of an array in the folder: features that are taken on request
 )->MMData:
     "A data set by name or path."
+    if name in WORLDS and feats: raise BadInput(f"The simulated shop '{name}' has features of its own; others cannot be asked for.")
     if name in WORLDS: return world(name).data
-    if str(name).endswith(SWAPPED): return swapped(dataset(str(name).removesuffix(SWAPPED), data_dir, split_seed))
-    return load(name, data_dir=data_dir, split_seed=split_seed)
+    if str(name).endswith(SWAPPED): return swapped(dataset(str(name).removesuffix(SWAPPED), data_dir, split_seed, feats))
+    return load(name, data_dir=data_dir, split_seed=split_seed, feats=feats)
 
 def swapped(data:MMData)->MMData:
     "The same pairs, tested on what was validation and chosen on what was test."
