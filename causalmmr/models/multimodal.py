@@ -29,31 +29,37 @@ class VBPR(Recommender):
         data,               # MMData with features
         g:torch.Generator,  # all randomness
         d=64,               # width of the id part, and of the content part
-        reg=1e-4,           # weight of the squared norms of the batch's embeddings and biases, per pair
-        reg_E=0.,           # weight of the squared norm of E and beta'
+        reg=1e-4,           # weight of the squared norms of all that the batch's scores are made of, content included, per pair
         unit=True,          # scale each modality to unit rows (ours; the papers use raw features)
     ):
         super().__init__(g)
-        self.reg,self.reg_E = reg,reg_E
+        self.reg = reg
         self.gamma_u,self.theta_u,self.gamma_i = xavier(g, data.n_users, d),xavier(g, data.n_users, d),xavier(g, data.n_items, d)
         self.beta = nn.Parameter(torch.zeros(data.n_items, 1))
         self.register_buffer('f', side_by_side(data, unit), persistent=False)
         self.E = linear(g, self.f.shape[1], d, bias=False)
         self.beta_f = nn.Parameter(torch.zeros(self.f.shape[1], 1))
 
+    def content(self, i): # [B] -> [B,d], [B,1] what an item's features say of it: projected, and as a bias
+        f = self.f[i]
+        return self.E(f),f@self.beta_f
+
     def users(self, u): return torch.cat([self.gamma_u[u], self.theta_u[u], self.beta.new_ones(len(u), 1)], 1)   # [B,2d+1]
     def items(self, i): # [B] -> [B,2d+1]
-        f = self.f[i]
-        return torch.cat([self.gamma_i[i], self.E(f), self.beta[i] + f@self.beta_f], 1)
+        x,b = self.content(i)
+        return torch.cat([self.gamma_i[i], x, self.beta[i] + b], 1)
 
     def forward(self): # -> [U,2d+1], [I,2d+1]
         ids = lambda n: torch.arange(n, device=self.device)
         return self.users(ids(len(self.gamma_u))),self.items(ids(len(self.gamma_i)))
 
     def loss(self, u, i, j): # each [B]
-        x_u,x_i,x_j = self.users(u),self.items(i),self.items(j)
-        reg = l2(self.gamma_u[u], self.theta_u[u], *(t[k] for t in (self.gamma_i, self.beta) for k in (i,j)))
-        return bpr(x_u, x_i, x_j) + self.reg*reg + self.reg_E*(self.E.weight.pow(2).sum() + self.beta_f.pow(2).sum())
+        k = torch.cat([i, j])
+        x,b = self.content(k)
+        items = torch.cat([self.gamma_i[k], x, self.beta[k] + b], 1)
+        apart = torch.cat([self.gamma_i[k], x, self.beta[k], b], 1)      # each bias by itself: two large ones may cancel
+        users = self.users(u)
+        return bpr(users, *items.chunk(2)) + self.reg*l2(users[:,:-1], *apart.chunk(2))
 
 # %% ../../nbs/51_visual.ipynb #7dce88d8
 def co_users(
