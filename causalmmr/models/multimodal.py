@@ -41,25 +41,28 @@ class VBPR(Recommender):
         self.beta_f = nn.Parameter(torch.zeros(self.f.shape[1], 1))
 
     def content(self, i): # [B] -> [B,d], [B,1] what an item's features say of it: projected, and as a bias
-        f = self.f[i]
+        f = self.f.index_select(0, i)
         return self.E(f),f@self.beta_f
 
-    def users(self, u): return torch.cat([self.gamma_u[u], self.theta_u[u], self.beta.new_ones(len(u), 1)], 1)   # [B,2d+1]
-    def items(self, i): # [B] -> [B,2d+1]
+    def users(self, u): # [B] -> [B,2d+1]
+        return torch.cat([self.gamma_u.index_select(0, u), self.theta_u.index_select(0, u), self.beta.new_ones(len(u), 1)], 1)
+
+    def parts(self, i): # [B] -> [B,2d+2] id vector, content, the item's bias, its features' bias
         x,b = self.content(i)
-        return torch.cat([self.gamma_i[i], x, self.beta[i] + b], 1)
+        return torch.cat([self.gamma_i.index_select(0, i), x, self.beta.index_select(0, i), b], 1)
+
+    def items(self, i): # [B] -> [B,2d+1]
+        x = self.parts(i)
+        return torch.cat([x[:,:-2], x[:,-2:].sum(1, keepdim=True)], 1)
 
     def forward(self): # -> [U,2d+1], [I,2d+1]
         ids = lambda n: torch.arange(n, device=self.device)
         return self.users(ids(len(self.gamma_u))),self.items(ids(len(self.gamma_i)))
 
     def loss(self, u, i, j): # each [B]
-        k = torch.cat([i, j])
-        x,b = self.content(k)
-        items = torch.cat([self.gamma_i[k], x, self.beta[k] + b], 1)
-        apart = torch.cat([self.gamma_i[k], x, self.beta[k], b], 1)      # each bias by itself: two large ones may cancel
-        users = self.users(u)
-        return bpr(users, *items.chunk(2)) + self.reg*l2(users[:,:-1], *apart.chunk(2))
+        x,y = self.users(u),self.parts(torch.cat([i, j]))
+        one = torch.cat([x, x[:,-1:]], 1)                            # a user's part in each of the two biases
+        return bpr(one, *y.chunk(2)) + self.reg*l2(x[:,:-1], *y.chunk(2))   # two large biases may cancel: each is counted by itself
 
 # %% ../../nbs/51_visual.ipynb #7dce88d8
 def co_users(
