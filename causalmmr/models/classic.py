@@ -163,14 +163,14 @@ class UltraGCN(Recommender):
 
 # %% ../../nbs/50_classic.ipynb #2f862676
 def what_bounds(
-    model,              # a Recommender; it is spoilt for other use
+    model,              # a Recommender, spoilt for other use
     data,               # its MMData
     g:torch.Generator,  # where in the space of weights it is asked
     pairs=64,           # of a batch
 )->dict:                # name of a trained tensor -> 'penalty', 'norm', 'aside' (no score depends on it), or 'nothing'
     "What keeps each trained tensor from growing for ever."
     trained = {k: p for k,p in model.named_parameters() if p.requires_grad}
-    for p in trained.values(): p.data.add_(.1*torch.randn(p.shape, generator=g))          # a bias starts at zero, and zero cannot be scaled
+    for p in trained.values(): p.data.add_(.1*torch.randn(p.shape, generator=g))   # a bias starts at zero: nothing to scale
     (u,i),state = data.train[:,:pairs],model.g.get_state()
     j = i if model.n_neg==1 else i[:,None].expand(-1, model.n_neg)
 

@@ -29,7 +29,7 @@ class VBPR(Recommender):
         data,               # MMData with features
         g:torch.Generator,  # all randomness
         d=64,               # width of the id part, and of the content part
-        reg=1e-4,           # weight of the squared norms of all that the batch's scores are made of, content included, per pair
+        reg=1e-4,           # weight of the squared norms of ids, content and biases of the batch, per pair
         unit=True,          # scale each modality to unit rows (ours; the papers use raw features)
     ):
         super().__init__(g)
@@ -45,7 +45,8 @@ class VBPR(Recommender):
         return self.E(f),f@self.beta_f
 
     def users(self, u): # [B] -> [B,2d+1]
-        return torch.cat([self.gamma_u.index_select(0, u), self.theta_u.index_select(0, u), self.beta.new_ones(len(u), 1)], 1)
+        one = self.beta.new_ones(len(u), 1)
+        return torch.cat([self.gamma_u.index_select(0, u), self.theta_u.index_select(0, u), one], 1)
 
     def parts(self, i): # [B] -> [B,2d+2] id vector, content, the item's bias, its features' bias
         x,b = self.content(i)
@@ -62,7 +63,7 @@ class VBPR(Recommender):
     def loss(self, u, i, j): # each [B]
         x,y = self.users(u),self.parts(torch.cat([i, j]))
         one = torch.cat([x, x[:,-1:]], 1)                            # a user's part in each of the two biases
-        return bpr(one, *y.chunk(2)) + self.reg*l2(x[:,:-1], *y.chunk(2))   # two large biases may cancel: each is counted by itself
+        return bpr(one, *y.chunk(2)) + self.reg*l2(x[:,:-1], *y.chunk(2))   # two biases may cancel: each is counted
 
 # %% ../../nbs/51_visual.ipynb #7dce88d8
 def co_users(

@@ -50,7 +50,7 @@ def attended(
         inv = (n_u[at,k,None]+n_i[k]).clamp_(min=1e-12).rsqrt_()
         h = [torch.add(mine[at,k,s,None], its[k,s]).mul_(inv).add_(b[s]).tanh_() for s in range(S)]
         logits = [sum(h[s]*more[m][s] for s in range(S)) for m in range(1, S)]
-        top = torch.stack(logits).amax(0).clamp_(min=0) if logits else torch.zeros_like(inv)   # so that no exponential overflows
+        top = torch.stack([torch.zeros_like(inv), *logits]).amax(0)      # so that no exponential overflows
         weight = (-top).exp_()
         total = F.softplus(x[at,k]@v[k,0]).mul_(weight)
         for m,logit in enumerate(logits, 1):
