@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'PARAMETERS', 'Row', 'lines', 'scaled', 'able', 'fitted', 'cell', 'as_markdown', 'Shown', 'tested',
-           'verdicts', 'in_words', 'forest', 'Found', 'in_files', 'results_dir', 'seeds_of', 'Table']
+           'in_words', 'forest', 'Found', 'in_files', 'results_dir', 'seeds_of', 'Table']
 
-# %% ../nbs/73_tables.ipynb #a7b389ab
+# %% ../nbs/73_tables.ipynb #c437596e
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ import pandas as pd
 from . import runs
 from .data import BadInput, MMData, describe
 from .reproduce import asked, command, publish, tables_dir
-from .runs import compare, for_people, pick, rows_wanted, study_rows, tidy, why_untested
+from .runs import compare, for_people, pick, rows_wanted, study_rows, tidy, verdict
 
 # %% ../nbs/73_tables.ipynb #eaabf9b7
 @dataclass(frozen=True)
@@ -111,42 +111,30 @@ class Shown(list):
     def _repr_markdown_(self): return '\n\n'.join(as_markdown(p) for p in self)
     def __repr__(self): return '\n\n'.join(p if isinstance(p, str) else p.to_string() for p in self)
 
-# %% ../nbs/73_tables.ipynb #8770ac8b
+# %% ../nbs/73_tables.ipynb #d9b05a5a
 def tested(
     runs:pd.DataFrame,      # final runs of one data set, a line for each row and seed
     metrics,                # such as ('recall@20', 'ndcg@20')
     base:str,               # the row that the others are held against
-    published:dict=None,    # metric -> {row: the published figure}
+    published:dict=None,    # (row, 'recall@20') -> (the published figure, its source), as of `published`
 )->pd.DataFrame:            # lines of `compare` with metric, settings, epochs, minutes
     "Intervals and tests of every row, with what it was and what it cost."
-    t = pd.concat([compare(runs, (published or {}).get(m, {}), m, base).assign(metric=m) for m in metrics], ignore_index=True)
+    paper = {m: {row: v for (row,k),(v,_) in (published or {}).items() if k == m} for m in metrics}
+    t = pd.concat([compare(runs, paper[m], m, base).assign(metric=m) for m in metrics], ignore_index=True)
     of_row = runs.groupby('model')
     t['settings'] = t.model.map(of_row.settings.first())
     t['epochs'] = t.model.map(of_row.epochs.mean())
     t['minutes'] = t.model.map(of_row.seconds.mean()/60)
     return t
 
-def verdicts(
-    tests:pd.DataFrame, # of one data set and one metric
-    base:str,
-)->dict:                # row -> better, worse, not told apart, or untested
-    "What the tests allow to say: two rows differ where the runs as draws say so."
-    why = why_untested(tests, base)
-    said = {}
-    for r,w in zip(tests.itertuples(), why):
-        if r.model == base: continue
-        sure = r.p_runs_holm < .05
-        said[r.model] = 'untested' if w else 'not told apart' if not sure else 'better' if r.diff > 0 else 'worse'
-    return said
-
 def in_words(
     tests:pd.DataFrame, # of one data set and one metric
     base:str,
 )->str:
     "The verdicts as one sentence."
-    said = verdicts(tests, base)
-    kinds = dict(better=f'better than {base}', worse=f'worse than {base}')
-    kinds |= {'not told apart': f'not told apart from {base}', 'untested': 'not tested, for a row was not trained to its end'}
+    said = {m: w for m,w in zip(tests.model, verdict(tests, base)) if m != base}
+    kinds = {'better': f'better than {base}', 'worse': f'worse than {base}', 'no different': f'not told apart from {base}',
+             'not tested': 'not tested, for a row was not trained to its end'}
     parts = [f"{words}: {', '.join(m for m,k in said.items() if k == kind)}" for kind,words in kinds.items() if kind in said.values()]
     return f"{tests.metric.iloc[0]}, {int(tests.seeds.min())} seeds: " + ('; '.join(parts) or f'{base} stands alone') + '.'
 
@@ -224,7 +212,7 @@ def seeds_of(frames:dict)->int: # frames of one data set -> how many seeds
     "Seeds behind the lines of a table; a line without a seed has -1."
     return max([1] + [f.seed[f.seed >= 0].nunique() for f in frames.values() if 'seed' in f])
 
-# %% ../nbs/73_tables.ipynb #ed77e530
+# %% ../nbs/73_tables.ipynb #299b1798
 PARAMETERS = dict(dataset='', scale='committed', seeds=3, data_dir='', out_dir='_runs', device='cpu', models='',
                   fresh=False, commit=False, choices=None, datasets={})
 
@@ -277,12 +265,14 @@ class Table:
         self.measured = frames
 
     @cached_property
-    def found(self): # -> list of Found, real data first
-        "What was measured now, or what the repository holds."
+    def found(self): # -> list of Found
+        "What was measured now, or what the repository holds: of real data where there is any."
         if self.live: return [Found(self.data.name, self.measured, self.command())] if self.measured else []
         held = in_files(results_dir(), self.name)
         again = lambda d: self.command(scale='smoke' if d in runs.WORLDS else 'cpu', dataset=d, seeds=seeds_of(held[d]))
-        return sorted([Found(d, held[d], again(d)) for d in held if self.dataset in ('', d)], key=lambda f: f.simulated)
+        found = [Found(d, held[d], again(d)) for d in held if self.dataset in ('', d)]
+        real = [f for f in found if not f.simulated]
+        return found if self.dataset or not real else real
 
     def tell(self): # -> Shown
         "The data and their notes; or, of what is committed, that there is none, and the command."
