@@ -90,8 +90,7 @@ FORMULA = re.compile(r'(?<!\\)\$\$(?P<display>.+?)(?<!\\)\$\$|(?<![\\$])\$(?=\S)
 
 # what texmath (pandoc) leaves as text: each was tried
 UNKNOWN = ['Bigl', 'Bigr', 'Biggl', 'Biggr', 'bigm', 'Bigm', 'middle', 'cfrac', 'argmin', 'argmax', 'rm', 'bf', 'it', 'color', 'textcolor',
-           'hphantom', 'mathbbm', 'unicode', 'set', 'abs', 'norm', 'E', 'P', 'S', 'emph', 'cancel', 'smash', 'raisebox', 'bmod', 'mod', 'surd',
-           'upmodels', 'indep', r'operatorname\*']
+           'hphantom', 'mathbbm', 'unicode', 'set', 'abs', 'norm', 'E', 'P', 'S', 'emph', 'cancel', 'smash', 'raisebox', 'upmodels', 'indep']
 _UNKNOWN = re.compile(r'\\(?:' + '|'.join(UNKNOWN) + r')(?![A-Za-z])')
 
 def formulas(text): return [(m['display'] or m['inline'], bool(m['display'])) for m in FORMULA.finditer(prose(text))]
@@ -122,8 +121,8 @@ def typeset(text, formula):
 
 # ---- diagrams
 
-WORDS = ('style', 'click', 'end', 'class', 'graph', 'subgraph', 'linkStyle', 'classDef', 'flowchart', 'direction', 'default')
-LINK = r'(?:<?--+|<?==+|<?-\.+)'
+WORDS = ('style', 'click', 'end', 'class', 'graph', 'subgraph', 'linkStyle', 'classDef', 'flowchart')
+LINK = r'(?:<?-\.+-?|<?--+|<?==+)'
 
 def diagrams(text): return re.findall(r'^```+\s*\{?mermaid\}?[^\n]*\n(.*?)^```', text, re.S | re.M)
 
@@ -135,7 +134,7 @@ def reserved(diagram):
         line = re.sub(rf'({LINK})\s+[^-=.\n<>]*?\s+(-+>|=+>|\.+->|-{{3,}})', r'\1>', line)   # a -- label --> b
         for m in re.finditer(rf'(?<![\w"])({"|".join(WORDS)})\b(?=\s*(?:{LINK}|&|\[|\(|\{{|>|:::))|(?:{LINK}[>xo]?|&)\s*({"|".join(WORDS)})\b', line):
             word = m[1] or m[2]
-            if not re.match(r'\s*(?:subgraph|direction|graph|flowchart)\s', line): bad.append(f'{word} is a word of mermaid, not a name of a node: write Node["{word}"]')
+            if not re.match(rf'\s*(?:subgraph|graph|flowchart)\s+(?!{LINK}|[&>])', line): bad.append(f'{word} is a word of mermaid, not a name of a node: write Node["{word}"]')
     return list(dict.fromkeys(bad))
 
 # ---- what is wrong with the notebooks
