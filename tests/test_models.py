@@ -31,7 +31,7 @@ def test_popularity_resumes(tmp_path):
 
 WIDTH = sum(f.shape[1] for f in runs.dataset('toy').feats.values())
 FOUND = dict(mask=(.5,)*WIDTH)                                             # a mask that is given needs no search
-ALL = [(name, hp) for name in cli.MODELS for hp in {'CaMRec': [dict(d=8), dict(d=8, released=True)]}.get(name, [FOUND if 'InvRL' in name else {}])]
+ALL = [(name, hp) for name in cli.MODELS for hp in {'CaMRec': [dict(d=8, L=1), dict(d=8, L=1, released=True)]}.get(name, [FOUND if 'InvRL' in name else {}])]
 
 @pytest.mark.parametrize('name,hp', ALL, ids=[f'{n} {list(h)}' for n, h in ALL])
 def test_every_trained_tensor_has_a_penalty_or_a_norm(name, hp):
