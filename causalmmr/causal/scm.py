@@ -6,10 +6,10 @@
 __all__ = ['MODALITIES', 'CLASSES', 'K', 'PARENTS', 'BLOCK', 'WORLDS', 'Shop', 'source', 'randn', 'one_of', 'stratum',
            'centroids', 'style', 'leanings', 'audience', 'content', 'category', 'price', 'brand', 'hype', 'look',
            'factors', 'spurious', 'feats', 'mix', 'gender', 'age', 'occupation', 'taste', 'style_taste', 'factor_taste',
-           'season', 'exposure', 'accidents', 'descendants', 'next_item', 'shown', 'part', 'visit', 'Clicks', 'World',
-           'earlier_recommender', 'calibrate', 'settle', 'away', 'one_env', 'attacker_test', 'table', 'fresh',
-           'simulate', 'toy', 'smoke', 'world', 'style_by_chance', 'Trial', 'toss', 'confounded', 'omitted_bias',
-           'mediated']
+           'season', 'exposure', 'accidents', 'descendants', 'score', 'odds_for', 'chance', 'next_item', 'shown',
+           'part', 'visit', 'Clicks', 'World', 'earlier_recommender', 'calibrate', 'settle', 'away', 'one_env',
+           'attacker_test', 'table', 'fresh', 'simulate', 'toy', 'smoke', 'world', 'style_by_chance', 'Trial', 'toss',
+           'confounded', 'omitted_bias', 'mediated']
 
 # %% ../../nbs/10_scm.ipynb #00aba4b1
 import hashlib, inspect, math
@@ -223,6 +223,34 @@ def descendants(
 # %% ../../nbs/10_scm.ipynb #51fba2e4
 BLOCK = 1024 # users simulated at a time; it addresses noise, so it is no setting
 
+# %% ../../nbs/10_scm.ipynb #b21ed27c
+def score(
+    w,            # world
+    users:Tensor, # [B]
+)->Tensor:        # [B,I] mean 0 and deviation 1 for every user; 0 for a user of whom nothing is known
+    "What the earlier recommender expects a user to like."
+    q = w.earlier[0][users]@w.earlier[1].T
+    return (q-q.mean(1, keepdim=True))/q.std(1, keepdim=True).clamp(min=1e-9)
+
+# %% ../../nbs/10_scm.ipynb #eeb1361d
+def odds_for(
+    w,            # world
+    users:Tensor, # [B]
+    k:int,        # environment
+)->Tensor:        # [B,I] odds that the next item shown to the user there is this one
+    "Hype, look, and the user's own scores."
+    return (w['exposure'][k].double() + w.p.personalised*score(w, users)).softmax(1)
+
+# %% ../../nbs/10_scm.ipynb #338f1484
+def chance(
+    w,            # world
+    users:Tensor, # [B]
+)->Tensor:        # [B,I] odds that the next item shown to the user is this one, wherever the user is
+    "Mean over the environments that the user shops in."
+    season = w['season'][users].double()
+    if not w.personal: return season@w.odds
+    return sum(season[:,k,None]*odds_for(w, users, k) for k in range(w.p.n_envs))
+
 # %% ../../nbs/10_scm.ipynb #dc976833
 def next_item(
     w,            # world
@@ -235,7 +263,7 @@ def next_item(
     if not w.personal: return (torch.searchsorted(w.ladder, r+e, right=True) - e*I).clamp(0, I-1)
     i = torch.zeros_like(e)
     for k in range(w.p.n_envs):
-        ladder = w.odds_for(users, k).cumsum(1)
+        ladder = odds_for(w, users, k).cumsum(1)
         i = torch.where(e == k, torch.searchsorted(ladder, r, right=True).clamp(max=I-1), i)
     return i
 
@@ -318,16 +346,7 @@ class World:
     def preference(self, users): # [B] -> [B,I] probability of liking, were it shown: the truth to rank by
         return torch.sigmoid(self.utility(users))
     def propensity(self, users): # [B] -> [B,I] probability of being shown at least once
-        return (1 - (1 - self.chance(users))**self.p.shown).float()
-    def chance(self, users): # [B] -> [B,I] odds that the next item shown to the user is this one
-        season = self['season'][users].double()
-        if not self.personal: return season@self.odds
-        return sum(season[:,k,None]*self.odds_for(users, k) for k in range(self.p.n_envs))
-    def odds_for(self, users, k): # [B], environment -> [B,I] the same in that environment, by the user's own scores
-        return (self['exposure'][k].double() + self.p.personalised*self.score(users)).softmax(1)
-    def score(self, users): # [B] -> [B,I] of the earlier recommender, mean 0 and deviation 1 for every user
-        q = self.earlier[0][users]@self.earlier[1].T
-        return (q-q.mean(1, keepdim=True))/q.std(1, keepdim=True).clamp(min=1e-9)
+        return (1 - (1 - chance(self, users))**self.p.shown).float()
 
     def interventional(self, users): # [B] -> [B,I] the same, were style left to chance: what adjusting should find
         return style_by_chance(self, users)
