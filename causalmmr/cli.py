@@ -24,7 +24,7 @@ from . import reproduce as tables_
 
 # %% ../nbs/72_cli.ipynb #aece75e5
 MODELS = {name: f'causalmmr.models.{module}:{name}' for module,names in dict(
-    classic='MFBPR LightGCN UltraGCN', multimodal='VBPR DRAGON', itemgraph='LATTICE', camrec='CaMRec', addrl='ADDRL', selfsup='DMRL', painvrl='InvRL PaInvRL').items() for name in names.split()}
+    classic='Popularity MFBPR LightGCN UltraGCN', multimodal='VBPR DRAGON', itemgraph='LATTICE', camrec='CaMRec', addrl='ADDRL', selfsup='DMRL', painvrl='InvRL PaInvRL').items() for name in names.split()}
 
 def find_model(
     name:str, # a name in MODELS, or package.module:Class

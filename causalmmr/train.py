@@ -344,8 +344,8 @@ def fit(
     return h
 
 # %% ../nbs/04_train.ipynb #256c2b19
-def adam(model, lr): # -> optimiser over everything that is trained
-    return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr, fused=model.device.type in ('cpu','cuda'))
+def adam(model, lr): # -> optimiser over everything that is trained, which may be nothing
+    return torch.optim.Adam([dict(params=[p for p in model.parameters() if p.requires_grad])], lr, fused=model.device.type in ('cpu','cuda'))
 
 # %% ../nbs/04_train.ipynb #8d0273d0
 def _train_epoch(model, data, pairs, opt, at, batch, by, eval_every): # one epoch and, when it is time, one look
