@@ -77,7 +77,8 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def match(self, x): return sqdist(x, self.codes).argmin(1)               # [n,d] -> [n] strata
     def forward(self, x): # [n,d] -> [n,d]
-        if self.training or not self.tau: return straight_through(x, self.codes[self.match(x)])
+        if self.training: return straight_through(x, self.codes[self.match(x)])
+        if not self.tau: return self.codes[self.match(x)]
         return soft(sqdist(x, self.codes), self.tau, self.released_sign)@self.codes
 
     def loss(self, x): # [n,d] -> []

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['modalities', 'item_graph', 'OneLevel', 'hidden', 'edge_logits', 'EdgeGate', 'gate_of', 'cut', 'gated', 'layers',
            'thin', 'pairwise', 'counted_nce', 'Hierarchy', 'representatives', 'columns', 'Outcome', 'Adjusted', 'Views',
-           'Doors', 'summed', 'doors_of', 'CaMRec', 'edges_at', 'edge_gates', 'gate_auc', 'gates_by_popularity',
-           'strata_of', 'code_usage', 'why', 'maps']
+           'Doors', 'summed', 'doors_of', 'Ranked', 'CaMRec', 'edges_at', 'edge_gates', 'gate_auc',
+           'gates_by_popularity', 'strata_of', 'code_usage', 'why', 'maps']
 
 # %% ../../nbs/60_camrec.ipynb #1fe83d87
 import math
@@ -46,12 +46,14 @@ class OneLevel(nn.Module):
         how = dict(tau=1., released_loss=True, released_sign=True) if released else dict(decay=0., dead=1.)
         self.strata = nn.ModuleList(Strata(g, d, K, d, beta=beta, **how) for _ in range(M if K else 0))
 
-    def codes(self, c): return [s.book.match(s.into(x)) for s,x in zip(self.strata, c)]   # list of [I,d] -> list of [I]
+    def codes(self, c): # list of [I,d] -> list of [I]
+        return [s.book.match(s.into(x)) for s,x in zip(self.strata, c)]
 
-    def forward(self, c, h, rows=None): # lists of [I,d]; items of the batch, None when ranking -> list of [I,d], [] loss, [] size
+    def forward(self, c, h, rows=None): # lists of [I,d]; items of the batch, or None -> list of [I,d], [] loss, [] size
         through = [s(x) for s,x in zip(self.strata, c)]                    # quantised, and what the codes are asked for
         l = sum(s.book.loss(e[rows]) for s,(_,e) in zip(self.strata, through)) if rows is not None else 0.
-        if self.quantise and through: c = [q for q,_ in through]
+        if self.quantise and through:
+            c = [q for q,_ in through]
         z = [self.w*a + (1-self.w)*b for a,b in zip(c, h)]
         return z, l, sum(q.pow(2).mean() for q,_ in through)
 
@@ -126,6 +128,7 @@ def cut(
     if share <= 0: return m
     return m*(s >= s.detach().kthvalue(min(len(s), max(1, round(share*len(s)))+1)).values)
 
+# %% ../../nbs/60_camrec.ipynb #66856bb1
 def gated(
     graphs:list,            # a Sparse for each layer
     logits:list,            # [edges] of each layer's gates; none: there is no gated view
@@ -158,7 +161,7 @@ def thin(
     n:int,             # clicks to gate in a layer of a step; 0, or not fewer than there are: all
     L:int,             # layers
     g:torch.Generator, # which
-)->list:               # sides, each a list of L Sparse: one for the users' rows and one for the items'; a single one if all are kept
+)->list:               # two sides (users' rows, items' rows), or one if all are kept; each a list of L Sparse
     "Random parts of the graph, independent wherever two of their edges are multiplied."
     E = len(A.row)//2
     if not 0 < n < E: return [[A]*L]
@@ -203,23 +206,26 @@ class Hierarchy(nn.Module):
         super().__init__()
         self.into = nn.ModuleList(linear(g, d, d) for _ in range(M))
         self.book = ResidualCodebook(g, (K1, K2), d, beta=beta, decay=0., dead=1.)
-        self.register_buffer('at', torch.zeros(I, dtype=torch.long))                   # [I] stratum of every item: coarse*K2 + fine
+        self.register_buffer('at', torch.zeros(I, dtype=torch.long))      # [I] stratum of every item: coarse*K2 + fine
 
-    def mean(self, c): return sum(f(x) for f,x in zip(self.into, c))/len(c)           # list of [I,d] -> [I,d]
+    def mean(self, c): # list of [I,d] -> [I,d]
+        return sum(f(x) for f,x in zip(self.into, c))/len(c)
 
-    def forward(self, c, h, rows=None): # as OneLevel: features are left as they are, the strata are adjusted for in the score
+    def forward(self, c, h, rows=None): # as OneLevel; features stay as they are, the score adjusts
         return h, self.book.loss(self.mean(c)[rows]) if rows is not None else 0., 0.
 
     def vectors(self, k): # [n] strata -> [n,d]
         coarse,fine = (b.codes.detach() for b in self.book.levels)
         return coarse[k//len(fine)] + fine[k%len(fine)]
 
+    def of(self, i): return self.vectors(self.at[i])                      # [B] items -> [B,d]
+
     def table(self): # -> [C,d] the strata in use, [C] their shares of the items
         k,n = self.at.unique(return_counts=True)
         return self.vectors(k), n/len(self.at)
 
     @torch.no_grad()
-    def update(self, c, g): # list of [I,d]; noise. Codes of no item are put where items are; then everybody is matched anew
+    def update(self, c, g): # list of [I,d]; noise. Codes of no item are moved; then every item is matched anew
         e = self.mean(c)
         self.book.update(e, g)
         self.at.copy_(self.book.stratum(e))
@@ -240,9 +246,14 @@ def representatives(
     return bank, size[size > 0]/len(x)
 
 # %% ../../nbs/60_camrec.ipynb #9cc30a35
-def columns(views, ids): # list of [N,d], [B] -> [B,M*d] rows of all modalities, side by side
+def columns(
+    views:list, # of [N,d], one for each modality
+    ids:Tensor, # [B]
+)->Tensor:      # [B,M*d]
+    "Rows of all modalities, side by side."
     return torch.cat([x.index_select(0, ids) for x in views], 1)
 
+# %% ../../nbs/60_camrec.ipynb #2bde7507
 class Outcome(nn.Module):
     "Log-odds of a click from a mediator, an observed view and a stratum, added."
     def __init__(self, data, M, d):
@@ -250,21 +261,26 @@ class Outcome(nn.Module):
         self.W = nn.ParameterList(torch.zeros(d, d) for _ in range(M))
         self.V = nn.ParameterList(torch.zeros(d, d) for _ in range(M))
         self.b = nn.Parameter(torch.zeros(()))
-        n,pool = torch.bincount(data.train[0], minlength=data.n_users).clamp(min=.5),len(data.train[1].unique())
-        self.register_buffer('level', (n/(pool-n).clamp(min=.5)).log(), persistent=False)      # [U]
+        n = torch.bincount(data.train[0], minlength=data.n_users).clamp(min=.5)
+        rest = (len(data.train[1].unique())-n).clamp(min=.5)
+        self.register_buffer('level', (n/rest).log(), persistent=False)                   # [U]
 
-    def content(self, x): return torch.cat([a@W for a,W in zip(x, self.W)], 1)                # list of [n,d] items -> [n,M*d]
-    def taste(self, x): return sum(a@V for a,V in zip(x, self.V))                             # list of [n,d] users -> [n,d]
+    def content(self, x): # list of [n,d] items -> [n,M*d]
+        return torch.cat([a@W for a,W in zip(x, self.W)], 1)
 
-    def forward(self, x, rep, aug, B, u, i): # lists of [N,d] nodes and both their views; [B,d] strata of the items; [B] node ids -> [3,B]
+    def taste(self, x): # list of [n,d] users -> [n,d]
+        return sum(a@V for a,V in zip(x, self.V))
+
+    def forward(self, x, rep, aug, B, u, i): # lists of [N,d]; [B,d] strata of the items; [B], [B] nodes -> [3,B]
         m = (columns(aug, u)*columns(aug, i)).sum(1) + self.b
         g = (columns(rep, u)*self.content([a.index_select(0, i) for a in x])).sum(1)
         c = (self.taste([a.index_select(0, u) for a in x])*B).sum(1)
         return torch.stack([m, g, c])
 
-    def loss(self, *views, took, left): # x, rep, aug as above; (B, u, i) of the clicks and of the negatives -> [] loss, [] size
+    def loss(self, *views, took, left): # x, rep, aug; (B, u, i) of the clicks and of the negatives -> [] loss, [] size
         yes,no = self(*views, *took),self(*views, *left)
-        return (F.softplus(-yes.sum(0))+F.softplus(no.sum(0))).mean(), (yes[1:].pow(2)+no[1:].pow(2)).mean()
+        loss = (F.softplus(-yes.sum(0))+F.softplus(no.sum(0))).mean()
+        return loss, (yes[1:].pow(2)+no[1:].pow(2)).mean()
 
 # %% ../../nbs/60_camrec.ipynb #07a386ad
 class Adjusted(nn.Module):
@@ -281,14 +297,14 @@ class Adjusted(nn.Module):
         f = [p(getattr(self, f'feats_{m}')) for p,m in zip(self.project, self.mods)]
         return f,[S@x for S,x in zip(self.near, f)]
 
-    def confounder(self, g, train=False): # -> lists of [I,d]: the estimate C, and the features H it is an estimate from; [] loss of the channels
+    def confounder(self, g, train=False): # -> lists of [I,d], C and the H it is an estimate from; [] loss of the channels
         f,h = self.items()
         F_,H = dict(zip(self.mods, f)),dict(zip(self.mods, h))
         C = self.channel(H, F_, g)[0] if train else self.channel.sample(H, F_, g)
         on = [m for m in self.mods if m in self.heard]
         return [C[m] if m in on else H[m] for m in self.mods],h,sum(F.mse_loss(C[m], H[m]) for m in on)
 
-    def forward(self, g, rows=None): # noise; items of the batch, None when ranking -> list of [I,d], [] and [] losses of channels and codes, [] size
+    def forward(self, g, rows=None): # noise; items of the batch, or None -> list of [I,d], [] and [] losses, [] size
         c,h,l = self.confounder(g, train=rows is not None)
         z,l_vq,size = self.strata(c, h, rows)
         return z,l,l_vq,size
@@ -302,20 +318,25 @@ class Views(nn.Module):
         self.prefer = nn.Parameter(nn.init.xavier_normal_(torch.empty(U, d), generator=g))
         self.scorers = nn.ModuleList(EdgeGate(g, d) for _ in range(L if gates else 0))
 
-    def nodes(self, z): return F.normalize(torch.cat([self.prefer, z]))                                # [I,d] -> [U+I,d]
-    def logits(self, graphs, seen): return [f(G, x) for f,G,x in zip(self.scorers, graphs, seen[1:])]  # a list of [edges]
+    def nodes(self, z): # [I,d] -> [U+I,d]
+        return F.normalize(torch.cat([self.prefer, z]))
 
-    def forward(self, A, x, g=None, sides=None): # [U+I,d]; no noise: median gates; parts of the graph -> both views, the logits
+    def logits(self, graphs, seen): # a graph per layer, the observed layers -> a list of [edges]
+        return [f(G, x) for f,G,x in zip(self.scorers, graphs, seen[1:])]
+
+    def forward(self, A, x, g=None, sides=None): # [U+I,d]; noise, or median gates; parts -> both views, the logits
         sides,seen = sides or [[A]*self.L],layers(A, x, self.L)
         s = [self.logits(graphs, seen) for graphs in sides]
         aug = [gated(graphs, l, x, self.tau, g, self.prune) for graphs,l in zip(sides, s)]
         return sum(seen), torch.cat([aug[0][:self.U], aug[-1][self.U:]]), sum(s, [])
 
     def draws(self, A, x, S, g): # how many; noise -> observed view, S gated ones
-        seen = layers(A, x, self.L); s = self.logits([A]*self.L, seen)
+        seen = layers(A, x, self.L)
+        s = self.logits([A]*self.L, seen)
         return sum(seen), [gated([A]*self.L, s, x, self.tau, g, self.prune) for _ in range(S)]
 
-    def ranked(self, A, x): return propagate(A, x, self.L)*(self.L+1)                                  # the observed view, in fewer passes
+    def ranked(self, A, x): # the observed view, in fewer passes
+        return propagate(A, x, self.L)*(self.L+1)
 
 # %% ../../nbs/60_camrec.ipynb #416585c6
 class Doors(NamedTuple):
@@ -327,6 +348,7 @@ class Doors(NamedTuple):
     x_c:Tensor  # [U,C] what each user thinks of each stratum
     p_c:Tensor  # [C]
 
+# %% ../../nbs/60_camrec.ipynb #cbbf3e9e
 def summed(
     d:Doors,      # of a model
     u:Tensor,     # [B] users
@@ -356,52 +378,9 @@ def doors_of(
     x_g,x_c = bank@out.content([y[U:] for y in x]).T,out.taste([y[:U] for y in x])@B.T
     return Doors([y[:U] for y in drawn], [y[U:] for y in drawn], x_g, p_g, x_c, p_c)
 
-# %% ../../nbs/60_camrec.ipynb #4a0764d6
-class CaMRec(Recommender):
-    "Confounders from cross-modal diffusion, strata from codebooks, a gated graph as mediator (arXiv 2510.12325)."
-    def __init__(self,
-        data,                      # MMData with two or more modalities
-        g:torch.Generator,         # all randomness
-        d=64, L=2,                 # width of every vector; propagation layers
-        knn=(40,20),               # neighbours in the item graph of v, of t, of every further modality (the last is repeated)
-        T=20, schedule='linear', start='features', # steps of the diffusion; linear, cosine, sqrt or exponential; sampling starts at features or at noise
-        n_codes=50, beta=.2, w=.01, # strata per modality (0: no codebook), commitment; weight of the confounder in the adjusted features
-        lam_diff=.5, lam_vq=.5, lam_ssl=.04, reg=1e-3, # weights of the losses
-        tau=.2, tau_gate=.2,       # temperatures of InfoNCE and of the gates
-        quantise=True, gates=True, # ablations: codes for their loss only; no gated view and no InfoNCE
-        max_edges=0,               # clicks in the gated view of a step (0: all of them, as the paper)
-        channel='', rank_by='',    # ablations: the only modality whose channel is on; the only one whose vectors rank
-        released=False,            # as the released code behaves
-        theory=False, n_coarse=4, n_fine=4, n_bank=16, n_draws=4, prune=.1, lam_sparse=0., # the theory-complete mode, and its own settings
-    ):
-        super().__init__(g)
-        self.mods = _check_camrec(data, L, knn, channel, rank_by, released, theory, prune, n_bank, n_draws)
-        self.U,self.L,self.seed,self.tau,self.max_edges = data.n_users,L,g.initial_seed(),tau,max_edges
-        self.released,self.theory,self.gates,self.n_bank,self.n_draws = released,theory,gates or theory,n_bank,n_draws
-        self.lam_diff,self.lam_vq,self.lam_ssl,self.reg,self.lam_sparse = lam_diff,lam_vq,lam_ssl,reg,lam_sparse
-        self.ranks = [m for m,name in enumerate(self.mods) if rank_by in ('', name)]
-        M,heard = len(self.mods),[channel] if channel else self.mods
-        one = OneLevel(g, M, d, 0 if theory else n_codes, w, beta, quantise, released)
-        strata = Hierarchy(g, M, d, data.n_items, n_coarse, n_fine, beta) if theory else one
-        self.adjust = Adjusted(data, g, self.mods, d, knn, heard, strata, T=T, kind=schedule, start=start)
-        self.views = nn.ModuleList(Views(g, self.U, d, L, tau_gate, self.gates, prune if theory else 0.) for _ in self.mods)
-        self.outcome = Outcome(data, M, d) if theory else None
-        self.A = sym_norm(data.edge_index, data.n_users+data.n_items)
-
-    def loss(self, u, i, j): # each [B]
-        z,l_diff,l_vq,size = self.adjust(self.g, torch.cat([i,j]))
-        x,sides = [v.nodes(y) for v,y in zip(self.views, z)],thin(self.A, self.max_edges, self.L, self.g)
-        rep,aug,s = zip(*(v(self.A, y, self.g, sides) for v,y in zip(self.views, x)))
-        s,n_i,n_j = sum(s, []),i+self.U,j+self.U
-        if self.theory:
-            B = self.adjust.strata.vectors
-            l,size = self.outcome.loss(x, rep, aug, took=(B(self.adjust.strata.at[i]), u, n_i), left=(B(self.adjust.strata.at[j]), u, n_j))
-        else: l = sum(pairwise(y, u, n_i, n_j, self.released) for y in (*rep, *(aug if self.gates else ())))
-        if self.gates and self.lam_ssl: l = l + self.lam_ssl*sum(counted_nce(a, b, k, self.tau) for a,b in zip(rep, aug) for k in (u,n_i))
-        l = l + self.lam_diff*l_diff + self.lam_vq*l_vq + self.lam_sparse*sum(y.sigmoid().mean() for y in s)/self.L
-        if self.released: return l + self.reg*sum(v.prefer.index_select(0, u).pow(2).mean() for v in self.views)
-        return l + self.reg*(size + sum(y.pow(2).mean() for y in s)/self.L)
-
+# %% ../../nbs/60_camrec.ipynb #2d49f444
+class Ranked(Recommender):
+    "How a CaMRec is looked at: noise that is the same at each look, what ranks, and the scores."
     def fresh(self): return torch.Generator().manual_seed(self.seed)             # noise for looking, always the same
 
     @torch.no_grad()
@@ -420,7 +399,7 @@ class CaMRec(Recommender):
 
     @torch.no_grad()
     def preference(self, u): # [B] -> [B,I] P(click | do(g_u), do(v_i)); of the theory-complete mode
-        if not self.theory: raise BadInput('Only the theory-complete mode (theory=True) has an outcome model to sum over.')
+        if not self.theory: raise BadInput('Only the mode theory=True has an outcome model to sum over.')
         self.final()
         return summed(self.read, u, self.outcome.level[u] + self.outcome.b)
 
@@ -430,19 +409,76 @@ class CaMRec(Recommender):
     def start_epoch(self, epoch): # codes of no item are put where items are; with theory, everybody is matched anew
         if not self.released: self.adjust.strata.update(self.adjust.confounder(self.fresh())[0], self.g)
 
+# %% ../../nbs/60_camrec.ipynb #4a0764d6
+class CaMRec(Ranked):
+    "Confounders from cross-modal diffusion, strata from codebooks, a gated graph as mediator (arXiv 2510.12325)."
+    def __init__(self,
+        data,                      # MMData with two or more modalities
+        g:torch.Generator,         # all randomness
+        d=64, L=2,                 # width of every vector; propagation layers
+        knn=(40,20),               # neighbours in the item graph of v, of t, of all further modalities (the last repeats)
+        T=20, schedule='linear',   # steps of the diffusion; linear, cosine, sqrt or exponential
+        start='features',          # what sampling starts at: the (noised) features, or noise
+        n_codes=50, beta=.2,       # strata per modality (0: no codebook), commitment
+        w=.01,                     # weight of the confounder in the adjusted features
+        lam_diff=.5, lam_vq=.5, lam_ssl=.04, reg=1e-3, # weights of the losses
+        tau=.2, tau_gate=.2,       # temperatures of InfoNCE and of the gates
+        quantise=True, gates=True, # ablations: codes for their loss only; no gated view and no InfoNCE
+        max_edges=0,               # clicks in the gated view of a step (0: all of them, as the paper)
+        channel='', rank_by='',    # ablations: the only modality whose channel is on; the only one whose vectors rank
+        released=False,            # as the released code behaves
+        theory=False,              # the theory-complete mode; the rest is its own
+        n_coarse=4, n_fine=4,      # coarse strata, and fine ones in each
+        n_bank=16, n_draws=4,      # groups of observed views; gated graphs drawn for ranking
+        prune=.1, lam_sparse=0.,   # share of edges cut in each layer; weight of the mean gate
+    ):
+        super().__init__(g)
+        self.mods = _check_camrec(data, L, knn, channel, rank_by, released, theory, prune, n_bank, n_draws)
+        self.U,self.L,self.seed,self.tau,self.max_edges = data.n_users,L,g.initial_seed(),tau,max_edges
+        self.released,self.theory,self.gates,self.n_bank,self.n_draws = released,theory,gates or theory,n_bank,n_draws
+        self.lam_diff,self.lam_vq,self.lam_ssl,self.reg,self.lam_sparse = lam_diff,lam_vq,lam_ssl,reg,lam_sparse
+        self.ranks = [m for m,name in enumerate(self.mods) if rank_by in ('', name)]
+        M,heard = len(self.mods),[channel] if channel else self.mods
+        one = OneLevel(g, M, d, 0 if theory else n_codes, w, beta, quantise, released)
+        strata = Hierarchy(g, M, d, data.n_items, n_coarse, n_fine, beta) if theory else one
+        self.adjust = Adjusted(data, g, self.mods, d, knn, heard, strata, T=T, kind=schedule, start=start)
+        cutting = prune if theory else 0.
+        self.views = nn.ModuleList(Views(g, self.U, d, L, tau_gate, self.gates, cutting) for _ in self.mods)
+        self.outcome = Outcome(data, M, d) if theory else None
+        self.A = sym_norm(data.edge_index, data.n_users+data.n_items)
+
+    def loss(self, u, i, j): # each [B]
+        z,l_diff,l_vq,size = self.adjust(self.g, torch.cat([i,j]))
+        x,sides = [v.nodes(y) for v,y in zip(self.views, z)],thin(self.A, self.max_edges, self.L, self.g)
+        rep,aug,s = zip(*(v(self.A, y, self.g, sides) for v,y in zip(self.views, x)))
+        s,n_i,n_j = sum(s, []),i+self.U,j+self.U
+        if self.theory:
+            took,left = ((self.adjust.strata.of(k), u, k+self.U) for k in (i,j))
+            l,size = self.outcome.loss(x, rep, aug, took=took, left=left)
+        else: l = sum(pairwise(y, u, n_i, n_j, self.released) for y in (*rep, *(aug if self.gates else ())))
+        if self.gates and self.lam_ssl:
+            l = l + self.lam_ssl*sum(counted_nce(a, b, k, self.tau) for a,b in zip(rep, aug) for k in (u,n_i))
+        l = l + self.lam_diff*l_diff + self.lam_vq*l_vq + self.lam_sparse*sum(y.sigmoid().mean() for y in s)/self.L
+        if self.released: return l + self.reg*sum(v.prefer.index_select(0, u).pow(2).mean() for v in self.views)
+        return l + self.reg*(size + sum(y.pow(2).mean() for y in s)/self.L)
+
 # %% ../../nbs/60_camrec.ipynb #b2b63f26
-def _check_camrec(data, L, knn, channel, rank_by, released, theory, prune, n_bank, n_draws): # -> the modalities in order; raises BadInput
-    mods = modalities(data)
-    if len(mods) < 2: raise BadInput(f'{data.name} has {len(mods)} modalities of item features; CaMRec needs two or more, for it estimates confounders from what they share.')
+def _check_camrec(data, L, knn, channel, rank_by, released, theory, prune, n_bank, n_draws): # -> modalities in order
+    mods,them = modalities(data),', '.join(modalities(data))
+    if len(mods) < 2:
+        raise BadInput(f'{data.name} has {len(mods)} modalities of item features; CaMRec needs two or more, '
+                       'for it estimates confounders from what they share.')
     for what,m in dict(channel=channel, rank_by=rank_by).items():
-        if m and m not in mods: raise BadInput(f'{what}={m!r} names no modality of {data.name}; there are {", ".join(mods)}.')
-    if not knn or any(not isinstance(k, int) or k<0 for k in knn): raise BadInput(f'knn={knn!r} must hold whole numbers of neighbours, 0 or more.')
-    if not isinstance(L, int) or L<1: raise BadInput(f'L={L!r} must be a whole number of layers, 1 or more.')
-    if released and theory: raise BadInput('released=True and theory=True exclude each other: the released code has no explicit sums.')
-    if rank_by and theory: raise BadInput('rank_by and theory=True exclude each other: the sums of the theory-complete mode are over all modalities.')
-    if not 0 <= prune < 1: raise BadInput(f'prune={prune!r} must be a share of the edges, at least 0 and below 1.')
-    for what,x in dict(n_bank=n_bank, n_draws=n_draws).items():
+        if m and m not in mods: raise BadInput(f'{what}={m!r} names no modality of {data.name}; there are {them}.')
+    if not knn or any(not isinstance(k, int) or k<0 for k in knn):
+        raise BadInput(f'knn={knn!r} must hold whole numbers of neighbours, 0 or more.')
+    for what,x in dict(L=L, n_bank=n_bank, n_draws=n_draws).items():
         if not isinstance(x, int) or x<1: raise BadInput(f'{what}={x!r} must be a whole number, 1 or more.')
+    if not 0 <= prune < 1: raise BadInput(f'prune={prune!r} must be a share of the edges, at least 0 and below 1.')
+    if released and theory:
+        raise BadInput('released=True and theory=True exclude each other: the released code has no explicit sums.')
+    if rank_by and theory:
+        raise BadInput('rank_by and theory=True exclude each other: the outcome model adds up all modalities.')
     return mods
 
 # %% ../../nbs/60_camrec.ipynb #6fe94726
@@ -494,7 +530,7 @@ def gates_by_popularity(
 def strata_of(
     model, # a CaMRec with codebooks
 )->dict:   # modality -> [I] stratum of every item
-    "The stratum of every item, for each modality, as ranking sees it; in the theory-complete mode one for all modalities."
+    "The stratum of every item, for each modality, as ranking sees it; with theory one for all of them."
     if model.theory: return dict.fromkeys(model.mods, model.adjust.strata.at.cpu())
     c = model.adjust.confounder(model.fresh())[0]
     return dict(zip(model.mods, [k.cpu() for k in model.adjust.strata.codes(c)]))
@@ -520,7 +556,7 @@ def why(
     item:int, # id
 )->pd.DataFrame: # one row per clicked item, largest share first; attrs: score, own, and the item's strata
     "One score, click by click."
-    if model.theory: raise BadInput('The theory-complete mode ranks by a mean of probabilities, which is no sum over clicks.')
+    if model.theory: raise BadInput('The mode theory=True ranks by a mean of probabilities, which is no sum over clicks.')
     A,L,mine = model.A,model.L,data.train[1][data.train[0]==user].to(model.device)
     at,j,i = edges_at(A, torch.full_like(mine, user), mine+model.U),mine+model.U,item+model.U
     own,share,z = 0.,torch.zeros(len(mine), device=model.device),model.looked()
