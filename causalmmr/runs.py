@@ -28,7 +28,7 @@ except ImportError: fcntl = None   # Windows: two processes may then repeat each
 SWAPPED = '-swapped'   # at the end of a name: validation and test exchanged
 
 def dataset(
-    name:str,          # toy, smoke, a registered name, or the path of a data folder; with -swapped its test part is the validation part
+    name:str,          # toy, smoke, a registered name, or the path of a data folder; any of them with -swapped behind it
     data_dir=None,     # where registered data lie; by default the environment variable CAUSALMMR_DATA says it
     split_seed:int=42, # decides the splits that a source leaves open
 )->MMData:
@@ -37,6 +37,7 @@ def dataset(
     if str(name).endswith(SWAPPED): return swapped(dataset(str(name).removesuffix(SWAPPED), data_dir, split_seed))
     return load(name, data_dir=data_dir, split_seed=split_seed)
 
+# %% ../nbs/70_runs.ipynb #0ec52326
 def swapped(data:MMData)->MMData:
     "The same pairs, tested on what was validation and chosen on what was test."
     note = 'validation and test are exchanged'
@@ -91,21 +92,24 @@ def settings(
 
 # %% ../nbs/70_runs.ipynb #414d9638
 @cache
-def anatomy(code): # a code object -> text of its instructions, names it looks up, attributes it asks for, modules it imports
+def anatomy(code): # a code object -> its instructions as text, names it looks up, attributes it asks for, modules it imports
     "What code says, and the names it says it with, those of the functions inside it included."
     text,names,attributes,modules = [code.co_name],set(),set(),set()
-    before = [0, 0]                                      # the two last arguments: an import stands after its level and its names
+    before = [0, 0]                                # the two last arguments: an import stands after its level and its names
     for i in dis.get_instructions(code):
         if inspect.iscode(i.argval):
             inner = anatomy(i.argval)
-            text.append(inner[0]); names |= inner[1]; attributes |= inner[2]; modules |= inner[3]
+            text.append(inner[0])
+            for mine,theirs in zip((names, attributes, modules), inner[1:]): mine |= theirs
         else: text.append(f'{i.opname} {constant(i.argval)}')
         if i.opname == 'IMPORT_NAME': modules.add('.'*before[0] + i.argval)
-        elif i.opcode in dis.hasname: (attributes if any(w in i.opname for w in ('ATTR','METHOD','FROM')) else names).add(i.argval)
+        elif any(w in i.opname for w in ('_ATTR', '_METHOD', 'IMPORT_FROM')): attributes.add(i.argval)
+        elif i.opcode in dis.hasname: names.add(i.argval)
         before = [before[1], i.argval]
     return '\n'.join([*text, code.co_exceptiontable.hex()]), names, attributes, modules
 
-def constant(x): # of code -> its text; a set of constants has no order, and its printed order changes from process to process
+# %% ../nbs/70_runs.ipynb #572578a7
+def constant(x): # of code -> its text; the printed order of a set changes from process to process
     return repr(sorted(map(repr, x))) if isinstance(x, frozenset) else f'{type(x).__name__} {x!r}'
 
 # %% ../nbs/70_runs.ipynb #720b7a49
@@ -123,6 +127,7 @@ def digest(*parts): # bytes or text -> 16 hex digits
     for p in parts: h.update(p if isinstance(p, bytes) else str(p).encode()); h.update(b'\n')
     return h.hexdigest()[:16]
 
+# %% ../nbs/70_runs.ipynb #82ad510c
 def pieces(x): # a sparse tensor -> the dense ones that it is made of
     if x.layout == torch.sparse_coo: return [x.coalesce().indices(), x.coalesce().values()]
     return [x.crow_indices(), x.col_indices(), x.values()]
@@ -134,79 +139,101 @@ def bytes_of(x): # a tensor -> its type, shape and bytes, of a sparse one its pa
     return digest(x.dtype, tuple(x.shape), x.flatten().view(torch.uint8).numpy().tobytes() if x.numel() else '')
 
 # %% ../nbs/70_runs.ipynb #d3cde975
-PLAIN   = (type(None), bool, int, float, complex, str, bytes, type(...))
-INSIDE  = ('__func__', '__self__', 'func', 'args', 'keywords', 'fget', 'fset', 'fdel', '__wrapped__')   # what methods, properties, caches and partial functions hold
-UNTOLD  = {'__doc__', '__dict__', '__weakref__', '__module__', '__qualname__', '__annotations__', '__annotate_func__', '__annotations_cache__',
-           '__firstlineno__', '__static_attributes__', '__dataclass_fields__', '__dataclass_params__'}   # of a class: where it stands and what it is called
+PLAIN  = (type(None), bool, int, float, complex, str, bytes, type(...))
+INSIDE = ('__func__', '__self__', 'func', 'args', 'keywords', 'fget', 'fset', 'fdel', '__wrapped__')   # of methods, properties, caches, partials
+UNTOLD = {'__doc__', '__dict__', '__weakref__', '__module__', '__qualname__',            # of a class: where it stands and what it is called
+          '__annotations__', '__annotate_func__', '__annotations_cache__', '__firstlineno__',
+          '__static_attributes__', '__dataclass_fields__', '__dataclass_params__'}
 
 class Reach:
     "What a function reaches: `code` says what it runs through, `tell` what a value holds."
-    def __init__(self): self.code,self.told,self.alive,self.opaque,self.depth = set(),{},[],[],0
+    def __init__(self, *home): # names of modules that count as ours, wherever they are installed
+        self.home = {m.partition('.')[0] for m in home}
+        self.code,self.told,self.alive,self.opaque,self.depth = set(),{},[],[],0
+
+    def ours(self, module): return at_home(module) or str(module).partition('.')[0] in self.home
 
     def tell(self, x)->str: # text that changes with the content
         if isinstance(x, PLAIN): return f'{type(x).__name__} {x!r}'
-        if id(x) in self.told: return self.told[id(x)]
-        self.alive.append(x)                                # or another object could get its id
-        self.told[id(x)] = f'again {len(self.told)}'
-        how = next((how for kind,how in KINDS if isinstance(x, kind)), other)
-        return how(self, x)
+        if id(x) not in self.told:
+            self.alive.append(x)                            # or another object could get its id
+            self.told[id(x)] = f'again {len(self.told)}'     # for a circle, which comes back here before the end
+            how = next((how for kind,how in KINDS if isinstance(x, kind)), tell_other)
+            text = how(self, x)
+            self.told[id(x)] = text if len(text) < 200 else digest(text)
+        return self.told[id(x)]
 
     def digest(self, *more): return digest(*sorted(self.code), *more)
 
 # %% ../nbs/70_runs.ipynb #07b29da3
-def function(r, f): # a walk, a function -> its name
+def tell_function(r, f): # a walk, a function -> its name
     "Its instructions, defaults, closure, and all that its global names lead to."
     label = f'function {f.__module__}.{f.__qualname__}'
     r.depth += 1
-    text,names,attributes,modules = anatomy(f.__code__)
+    wrapped = getattr(f, '__wrapped__', None)
     cells = [c.cell_contents for c in f.__closure__ or () if c != CellType()]
-    if at_home(f.__globals__.get('__name__')):
-        found = {n: f.__globals__[n] for n in names if n in f.__globals__}
-        package = f.__globals__.get('__package__') or ''
-        found |= {m: importlib.import_module(m, package) for m in modules if at_home(m if m[0] != '.' else package)}
-        found |= {f'{m}.{a}': getattr(v, a) for m,v in list(found.items()) if inspect.ismodule(v) and at_home(v.__name__) for a in attributes if hasattr(v, a)}
-        values = [f.__defaults__, f.__kwdefaults__, *cells, getattr(f, '__wrapped__', None)]
-    else: text,found,values = '',{},[v for v in (*cells, getattr(f, '__wrapped__', None)) if callable(v)]
+    if r.ours(f.__globals__.get('__name__')):
+        text,found,values = anatomy(f.__code__)[0],looked_up(r, f),[f.__defaults__, f.__kwdefaults__, *cells, wrapped]
+    else: text,found,values = '',{},[v for v in (*cells, wrapped) if callable(v)]
     r.code.add('\n'.join([label, text, *map(r.tell, values), *(f'{n}={r.tell(found[n])}' for n in sorted(found))]))
     r.depth -= 1
     return label
 
+# %% ../nbs/70_runs.ipynb #2c08155c
+def looked_up(r, f): # a walk, a function -> name -> what it finds under it
+    _,names,attributes,modules = anatomy(f.__code__)
+    found = {n: f.__globals__[n] for n in names if n in f.__globals__}
+    package = f.__globals__.get('__package__') or ''
+    found |= {m: importlib.import_module(m, package) for m in modules if r.ours(m if m[0] != '.' else package)}
+    mine = [(m, v) for m,v in found.items() if inspect.ismodule(v) and r.ours(v.__name__)]
+    return found | {f'{m}.{a}': getattr(v, a) for m,v in mine for a in attributes if hasattr(v, a)}
+
 # %% ../nbs/70_runs.ipynb #61d623fa
-def a_class(r, c): # a walk, a class -> its name
+def tell_class(r, c): # a walk, a class -> its name
     "Its bases and everything in it, when it is ours."
     label = f'class {c.__module__}.{c.__qualname__}'
-    if at_home(c.__module__):
+    if r.ours(c.__module__):
         r.depth += 1
-        r.code.add('\n'.join([label, *map(r.tell, c.__bases__), *(f'{k}={r.tell(v)}' for k,v in sorted(vars(c).items()) if k not in UNTOLD)]))
+        inside = [(k, v) for k,v in sorted(vars(c).items()) if k not in UNTOLD]
+        r.code.add('\n'.join([label, *map(r.tell, c.__bases__), *(f'{k}={r.tell(v)}' for k,v in inside)]))
         r.depth -= 1
     return label
 
-def network(r, m): # a walk, a module of PyTorch -> its content; attributes with a leading underscore are caches, ours as well as PyTorch's
+# %% ../nbs/70_runs.ipynb #57f71eed
+def tell_network(r, m): # a walk, a module of PyTorch -> its content, without what it caches
     own = {k: v for k,v in vars(m).items() if not k.startswith('_')}
     return f'{r.tell(type(m))} {[r.tell(x) for x in (m._parameters, m._buffers, m._modules, own)]}'
 
 # %% ../nbs/70_runs.ipynb #ac450941
-def table(r, t): # a walk, a DataFrame or Series -> its content
+def tell_table(r, t): # a walk, a DataFrame or Series -> its content
     t = t.to_frame() if isinstance(t, pd.Series) else t
-    plain = t.apply(lambda c: c.map(repr) if c.dtype == object else c)
-    return f'{list(t.columns)} {list(t.dtypes)} {t.attrs} {digest(pd.util.hash_pandas_object(plain, index=True).values.tobytes())}'
+    cells = pd.util.hash_pandas_object(t.apply(lambda c: c.map(repr) if c.dtype == object else c), index=True)
+    return f'{list(t.columns)} {list(t.dtypes)} {t.attrs} {digest(cells.values.tobytes())}'
 
-def array(r, a): return r.tell(a.tolist()) if a.dtype == object else f'array {a.dtype} {digest(a.shape, a.tobytes())}'
+def tell_array(r, a): return r.tell(a.tolist()) if a.dtype == object else f'array {a.dtype} {digest(a.shape, a.tobytes())}'
 
-def other(r, x): # a walk, anything else -> its content
+# %% ../nbs/70_runs.ipynb #cd892c64
+def tell_other(r, x): # a walk, anything else -> its content
     "An object of ours, a holder of other things, or what prints itself."
-    if at_home(type(x).__module__): return f'{r.tell(type(x))} {r.tell(getattr(x, "__dict__", {}))}'
+    if r.ours(type(x).__module__): return f'{r.tell(type(x))} {r.tell(getattr(x, "__dict__", {}))}'
     inside = {k: getattr(x, k) for k in INSIDE if hasattr(x, k)}
     named = getattr(x, '__qualname__', '') or ('' if ' at 0x' in repr(x) else repr(x))
     if not (inside or named) and not r.depth: r.opaque.append(type(x).__qualname__)
     return f'{type(x).__qualname__} {named} {[(k, r.tell(v)) for k,v in inside.items()]}'
 
-KINDS = [(FunctionType, function), (type, a_class), (ModuleType, lambda r, m: f'module {m.__name__}'), (torch.nn.Module, network),
-         (torch.Tensor, lambda r, x: f'tensor {bytes_of(x)}'), (np.ndarray, array), (pd.DataFrame, table), (pd.Series, table),
-         (MMData, lambda r, d: f'{r.tell(type(d))} {d.name} {d.fingerprint}'), (torch.Generator, lambda r, g: f'generator {bytes_of(g.get_state())}'),
-         (dict, lambda r, d: f'{type(d).__name__} {[(r.tell(k), r.tell(v)) for k,v in d.items()]}'),
-         ((list, tuple), lambda r, s: f'{type(s).__name__} {[r.tell(v) for v in s]}'),
-         ((set, frozenset), lambda r, s: f'set {sorted(r.tell(v) for v in s)}')]
+# %% ../nbs/70_runs.ipynb #f0526dee
+KINDS = [(FunctionType,       tell_function),
+         (type,               tell_class),
+         (ModuleType,         lambda r, m: f'module {m.__name__}'),
+         (torch.nn.Module,    tell_network),
+         (torch.Tensor,       lambda r, x: f'tensor {bytes_of(x)}'),
+         (torch.Generator,    lambda r, g: f'generator {bytes_of(g.get_state())}'),
+         (np.ndarray,         tell_array),
+         ((pd.DataFrame, pd.Series), tell_table),
+         (MMData,             lambda r, d: f'{r.tell(type(d))} {d.name} {d.fingerprint}'),
+         (dict,               lambda r, d: f'{type(d).__name__} {[(r.tell(k), r.tell(v)) for k,v in d.items()]}'),
+         ((list, tuple),      lambda r, s: f'{type(s).__name__} {[r.tell(v) for v in s]}'),
+         ((set, frozenset),   lambda r, s: f'set {sorted(r.tell(v) for v in s)}')]
 
 # %% ../nbs/70_runs.ipynb #470a2a44
 RANKINGS = {'valid': dict(split='valid'), 'test': dict(split='test'), 'test masked': dict(split='test', mask_valid=True)}
@@ -222,7 +249,7 @@ def code_version(
     Model, # a class of recommenders
 )->str:    # 16 hex digits
     "Hash of the code that decides what a run of this class computes."
-    r = Reach()
+    r = Reach(*(c.__module__ for c in Model.__mro__ if issubclass(c, Recommender)))
     return r.digest(*map(r.tell, (Model, MMData, rng, fit, rankings)))
 
 # %% ../nbs/70_runs.ipynb #5fcb32c7
@@ -273,24 +300,31 @@ def whole(
 # %% ../nbs/70_runs.ipynb #8b726cca
 def packed(x, box, tables): # a value, dicts to fill with tensors and tables -> what JSON can hold
     "A result in parts; only kinds that come back as they went in."
-    if isinstance(x, float) and not np.isfinite(x): return dict(float=str(x))         # no number of JSON's
+    if type(x) is float and not np.isfinite(x): return dict(float=str(x))            # no number of JSON's
     if x is None or type(x) in (bool, int, float, str): return x
-    if isinstance(x, torch.Tensor): box[n := f't{len(box)}'] = x.detach(); return dict(tensor=n)
-    if isinstance(x, (np.ndarray, np.generic)):
-        box[n := f't{len(box)}'] = torch.tensor(np.asarray(x))
-        return dict(array=n)
-    if isinstance(x, pd.DataFrame): tables[n := f'table{len(tables)}'] = x; return dict(table=n)
     if type(x) in (list, tuple): return {type(x).__name__: [packed(v, box, tables) for v in x]}
     if type(x) is dict: return dict(dict=[[packed(k, box, tables), packed(v, box, tables)] for k,v in x.items()])
+    if isinstance(x, pd.DataFrame): return dict(table=put(tables, x))
+    if isinstance(x, torch.Tensor): return dict(tensor=put(box, x.detach()))
+    if isinstance(x, (np.ndarray, np.generic)) and np.asarray(x).dtype.kind in 'biuf': return dict(array=put(box, torch.tensor(np.asarray(x))))
     raise BadInput(f'A {type(x).__name__} cannot be kept; tensors, arrays, tables, numbers, texts, and lists, tuples and dicts of them can.')
 
-def unpacked(x, box, tables): # the way back
+# %% ../nbs/70_runs.ipynb #7b364f71
+def put(box, x): # under a new name, which is returned
+    name = f'part{len(box)}'
+    box[name] = x
+    return name
+
+# %% ../nbs/70_runs.ipynb #7455eee1
+def unpacked(x, box, tables): # what `packed` gave, the tensors and tables -> the value
+    "The way back."
     if not isinstance(x, dict): return x
     (kind,v), = x.items()
-    if kind in ('tensor', 'array'): return box[v] if kind == 'tensor' else box[v].numpy()[()]
-    if kind in ('table', 'float'): return tables[v] if kind == 'table' else float(v)
-    inside = [unpacked(y, box, tables) for y in v] if kind != 'dict' else None
-    return inside if kind == 'list' else tuple(inside) if kind == 'tuple' else {unpacked(k, box, tables): unpacked(y, box, tables) for k,y in v}
+    ways = dict(float=float, tensor=lambda v: box[v], array=lambda v: box[v].numpy()[()], table=lambda v: tables[v],
+                list=lambda v: [unpacked(y, box, tables) for y in v],
+                tuple=lambda v: tuple(unpacked(y, box, tables) for y in v),
+                dict=lambda v: {unpacked(k, box, tables): unpacked(y, box, tables) for k,y in v})
+    return ways[kind](v)
 
 # %% ../nbs/70_runs.ipynb #6f0c352c
 def kept_key(
@@ -301,12 +335,13 @@ def kept_key(
     "Names what a function would return, by the code that it reaches and the content of what it takes."
     given = inspect.signature(f).bind(*inputs, **settings)
     given.apply_defaults()
-    r = Reach()
+    given = {k: v for k,v in given.arguments.items() if k != 'ckpt'}
+    moved = [k for k,v in given.items() if isinstance(v, torch.Generator)]
+    if moved: raise BadInput(f'{moved[0]} is a generator, which {f.__name__} would move on and a kept result would not: give a seed.')
+    r = Reach(f.__module__ or '')
     r.tell(f)
-    told = [(k, r.tell(v)) for k,v in given.arguments.items() if k != 'ckpt']
-    for k,v in given.arguments.items():
-        if isinstance(v, torch.Generator): raise BadInput(f'{k} is a generator, which {f.__name__} would move on and a kept result would not: give a seed.')
-    if r.opaque: raise BadInput(f'An input of {f.__name__} is a {r.opaque[0]}, whose content cannot be told: nobody would know when what is kept is stale.')
+    told = [(k, r.tell(v)) for k,v in given.items()]
+    if r.opaque: raise BadInput(f'The content of a {r.opaque[0]}, an input of {f.__name__}, cannot be told: nobody would know when a result is stale.')
     return r.digest(told)
 
 # %% ../nbs/70_runs.ipynb #c69d871d
@@ -322,9 +357,11 @@ def read_kept(folder)->tuple: # the value, or BadInput
     tables = {t.stem: pd.read_parquet(t) for t in folder.glob('*.parquet')}
     return unpacked(value, load_tensors(folder/'tensors.safetensors')[0], tables)
 
+# %% ../nbs/70_runs.ipynb #06ba76b2
 def write_kept(folder, value, f, seconds):
     box,tables = {},{}
-    said = dict(value=packed(value, box, tables), function=f'{f.__module__}.{f.__qualname__}', seconds=seconds, host=_host('cpu'))
+    name = f'{f.__module__}.{f.__qualname__}'
+    said = dict(value=packed(value, box, tables), function=name, seconds=seconds, host=_host('cpu'))
     save_tensors(folder/'tensors.safetensors', box, {})
     for n,t in tables.items(): t.to_parquet(folder/f'{n}.parquet')
     (folder/'value.json').write_text(json.dumps(said, indent=1), encoding='utf8')
@@ -412,7 +449,7 @@ def how_stopped(
 # %% ../nbs/70_runs.ipynb #c78caa0a
 def read(
     folder, # of a finished run
-)->dict:    # run, folder, model, dataset, seed, settings (JSON text), code, epochs, resumed_from, seconds, and stopped, 'valid recall@20', 'test recall@20', 'test masked recall@20', …
+)->dict:    # run, folder, model, dataset, data, seed, settings (JSON text), code, epochs, resumed_from, seconds, stopped, 'test recall@20', …
     "One finished run as one flat row."
     folder = Path(folder)
     if not finished(folder): raise BadInput(f'{folder} is not the folder of a finished run.')
@@ -528,9 +565,11 @@ def runs_as_draws(
         t = stats.t.ppf((1+level)/2, df)
         far = optimize.brentq(lambda c: stats.nct.sf(t, df, c)-power, 0, 2*t+3)      # in standard errors
         return [d.mean()-t*se, d.mean()+t*se, df, 2*stats.t.sf(abs(d.mean())/se, df), far*se]
-    t = pd.DataFrame({m: one(m) for m in per_user if m != baseline}, index=['lo_runs', 'hi_runs', 'df_runs', 'p_runs', 'detectable']).T
+    found = ['lo_runs', 'hi_runs', 'df_runs', 'p_runs', 'detectable']
+    t = pd.DataFrame({m: one(m) for m in per_user if m != baseline}, index=found).T
     return t.assign(p_runs_holm=holm_of(t.p_runs))
 
+# %% ../nbs/70_runs.ipynb #4cfb940a
 def holm_of(p): # a Series with gaps -> Holm's correction of what is there
     return pd.Series(holm(p.dropna()), index=p.dropna().index, dtype=float).reindex(p.index)
 
@@ -541,6 +580,7 @@ P = ('p_t', 'p_w', 'p_runs')
 def worst(stopped): # of several runs -> the worst
     return next((w for w in WHY if w in set(stopped)), '')
 
+# %% ../nbs/70_runs.ipynb #1fdd1431
 def untested(t, baseline): # a table by model -> without p-values where a row was not trained to its end
     "What cannot be told from a difference of patience is not tested, nor counted in the correction."
     t,bad = t.copy(),(t.stopped != '') | (t.stopped[baseline] != '')
@@ -555,7 +595,7 @@ def compare(
     paper:dict=None,    # model -> the published figure of this metric
     metric='recall@20',
     baseline=None,      # a model's name; by default the first
-)->pd.DataFrame:        # model, mean, lo, hi (bootstrap), diff, p_t, p_w, p_t_holm, p_w_holm, two_se, seeds, sd_seeds, lo_runs, hi_runs, df_runs, p_runs, p_runs_holm, detectable, stopped, paper, of_paper
+)->pd.DataFrame:        # a line per model: the columns of `compare_table` and of `runs_as_draws`, two_se, seeds, sd_seeds, stopped, paper, of_paper
     "Ours with its interval and tests, and the paper's figure beside it."
     if rows.dataset.nunique() > 1: raise BadInput('Compare models on one data set at a time.')
     values = users_of(rows, metric)
@@ -591,14 +631,19 @@ def for_people(
     "Mean ± two standard errors, the spread over seeds, the difference, its tests given the runs and with the runs as draws."
     num = lambda x, form: '' if pd.isna(x) else form.format(x)
     p = lambda x: '<1e-99' if x < 1e-99 else num(x, '{:.1g}')
-    tests = tests.assign(**{k: v for k,v in dict(stopped='unknown', df_runs=np.nan, p_runs_holm=np.nan, detectable=np.nan).items() if k not in tests})
-    t = tests[[c for c in ('dataset', 'metric', 'test', 'model') if c in tests and (c != 'dataset' or tests.dataset.nunique() > 1)]].copy()
+    missing = dict(stopped='unknown', df_runs=np.nan, p_runs_holm=np.nan, detectable=np.nan)            # of a table from before
+    tests = tests.assign(**{k: v for k,v in missing.items() if k not in tests})
+    many = tests.dataset.nunique() > 1 if 'dataset' in tests else False
+    t = tests[[c for c in ('dataset', 'metric', 'test', 'model') if c in tests and (c != 'dataset' or many)]].copy()
     t['ours'] = [f'{m:.4f} ± {e:.4f}' for m,e in zip(tests['mean'], tests.two_se)]
-    t['sd over seeds'],t['seeds'] = [num(x, '{:.4f}') for x in tests.sd_seeds],tests.seeds
+    t['sd over seeds'] = [num(x, '{:.4f}') for x in tests.sd_seeds]
+    t['seeds'] = tests.seeds
     t[f'minus {base}'] = ['' if m == base else f'{x:+.4f}' for m,x in zip(tests.model, tests['diff'])]
     why = why_untested(tests, base)
-    t['p (t)'],t['p (Wilcoxon)'],t['p (runs)'] = [[w or p(x) for w,x in zip(why, tests[c])] for c in ('p_t_holm', 'p_w_holm', 'p_runs_holm')]
-    t['df'],t['detectable'] = [[num(x, form) for x in tests[c].where(why == '')] for c,form in (('df_runs', '{:.1f}'), ('detectable', '{:.4f}'))]
+    for said,c in {'p (t)': 'p_t_holm', 'p (Wilcoxon)': 'p_w_holm', 'p (runs)': 'p_runs_holm'}.items():
+        t[said] = [w or p(x) for w,x in zip(why, tests[c])]
+    for said,c,form in (('df', 'df_runs', '{:.1f}'), ('detectable', 'detectable', '{:.4f}')):
+        t[said] = [num(x, form) for x in tests[c].where(why == '')]
     return t
 
 # %% ../nbs/70_runs.ipynb #2ff28344
