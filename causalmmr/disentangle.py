@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SENSITIVE', 'DISENTANGLERS', 'ATTRIBUTES', 'CONTINUOUS', 'sensitive', 'class_counts', 'keep', 'windows', 'Heads',
            'Aims', 'nll', 'distinct', 'slopes', 'before', 'gradients', 'told', 'Split', 'Maps', 'split_loss',
-           'adversarial', 'update', 'released_labels', 'erasure', 'one_hot', 'erase', 'class_gap', 'Codes',
+           'adversarial', 'update', 'released_labels', 'erasure', 'one_hot', 'erase', 'class_gap', 'rate', 'Codes',
            'bottleneck', 'Attribute', 'binned', 'classed', 'column', 'attributes', 'missing', 'logistic', 'Probe',
            'probe', 'Reading', 'chunk_matrix', 'interval', 'own_or_other', 'mig', 'dci', 'separation', 'explained']
 
@@ -300,6 +300,14 @@ def class_gap(
     means = (z.T@f)/z.sum(0).clamp(min=1)[:,None]
     return .5*(z.mean(0)[:,None]*(means-f.mean(0)).pow(2)/(f.var(0)+var)).sum()
 
+# %% ../nbs/20_disentangle.ipynb #38533e2e
+def rate(
+    mean:Tensor, # [n,d] means of normal codes
+    ln:Tensor,   # [d] logarithms of their deviations
+)->Tensor:       # [] nats, mean over the rows
+    "$\\mathrm{KL}(N(\\mu,\\sigma^2)\\,\\Vert\\,N(0,1))$ in closed form, summed over the columns."
+    return .5*((2*ln).exp() + mean.pow(2) - 1 - 2*ln).sum(1).mean()
+
 # %% ../nbs/20_disentangle.ipynb #d443c103
 class Codes(nn.Module):
     "Two noisy linear codes of centred vectors: one restores x given s, one predicts s."
@@ -313,7 +321,6 @@ class Codes(nn.Module):
     def loss(self, x, z, sizes, beta, gamma): # [n,d], [n,c], classes per attribute -> []
         f,b = x@self.W_f,x@self.W_b
         noisy = lambda m, ln: m + ln.exp()*torch.randn(m.shape, generator=self.g)
-        rate = lambda m, ln: .5*((2*ln).exp() + m.pow(2) - 1 - 2*ln).sum(1).mean()
         restore = .5*(x - noisy(f, self.ln_f)@self.D - z@self.E).pow(2).sum(1).mean()
         logits = (noisy(b, self.ln_b)@self.H).split(sizes, 1)
         tell = sum(-(y*l.log_softmax(1)).sum(1).mean() for l,y in zip(logits, z.split(sizes, 1)))
