@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ATTACKERS', 'views', 'projected', 'hard_score', 'auc', 'official', 'axes', 'strict_one', 'strict', 'intersect',
-           'attack_key', 'leakage', 'attacker_users', 'widest', 'by_chance', 'per_group', 'lists_per_user',
-           'list_distance', 'counterfactual']
+           'attack_key', 'leakage', 'widest', 'by_chance', 'per_group', 'lists_per_user', 'list_distance',
+           'counterfactual']
 
 # %% ../../nbs/41_attack.ipynb #a676dc72
 import hashlib, inspect, json, os
@@ -15,7 +15,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 from ..causal.scm import CLASSES
 from ..data import BadInput
-from ..disentangle import Heads, before, class_counts, gradients, nll, slopes
+from ..disentangle import Heads, attacker_users, class_counts, gradients, nll
 from ..graph import row_mean
 from ..metrics import list_mean, popularity
 from ..train import evaluate, rank
@@ -254,17 +254,6 @@ def leakage(
         Path(keep).mkdir(parents=True, exist_ok=True); tmp = path.with_suffix(f'.{os.getpid()}.tmp')
         t.to_parquet(tmp); os.replace(tmp, path)
     return t
-
-# %% ../../nbs/41_attack.ipynb #5a8523b3
-def attacker_users(
-    data, # MMData with users
-)->Tensor: # [U] bool
-    "The users that attackers are tested on; a fifth, drawn with seed 0, where the data do not say."
-    if data.users is None: raise BadInput(f"Data set '{data.name}' has no user attributes.")
-    if 'attacker_test' in data.users: return torch.tensor(data.users.attacker_test.to_numpy().astype(bool))
-    test = torch.zeros(data.n_users, dtype=torch.bool)
-    test[torch.randperm(data.n_users, generator=torch.Generator().manual_seed(0))[:data.n_users//5]] = True
-    return test
 
 # %% ../../nbs/41_attack.ipynb #26f4a661
 def widest(
