@@ -11,7 +11,7 @@ __all__ = ['ROLES', 'MODES', 'GAMES', 'INPUTS', 'GOALS', 'CHOICES', 'RELEASED_GA
 import hashlib, math, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..data import BadInput
-from ..disentangle import Heads, attacker_users, class_counts, gradients, one_hot, sensitive, told, windows
+from ..disentangle import Heads, Split, attacker_users, class_counts, gradients, one_hot, sensitive, told, windows
 from ..graph import row_mean
 from ..losses import bpr, l2
 from ..train import Recommender, look
@@ -23,10 +23,10 @@ class Vectors(str):
         name:str,     # of the base, for people
         user:Tensor,  # [U,d]
         item:Tensor,  # [I,d]
-        parts=None,   # modality -> Split, for FMMRec
+        parts=None,   # modality -> (biased, filtered) features, for FMMRec
         ranks=True,   # False: they have seen another split's training pairs
     ):
-        parts = parts or {}
+        parts = {m: Split(*s) for m,s in (parts or {}).items()}
         h = hashlib.sha256(repr((ranks, sorted(parts))).encode())
         for x in (user, item, *(t for m in sorted(parts) for t in parts[m])): h.update(x.detach().cpu().contiguous().numpy().tobytes())
         self = super().__new__(cls, f"{name.replace('-', '_')}-{user.shape[1]}-{h.hexdigest()[:16]}")
