@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ATTACKERS', 'views', 'projected', 'hard_score', 'auc', 'official', 'axes', 'strict_one', 'inside', 'strict',
            'intersect', 'leakage', 'widest', 'by_chance', 'per_group', 'lists_per_user', 'list_distance',
-           'counterfactual']
+           'counterfactual', 'attacker_users']
 
 # %% ../../nbs/41_attack.ipynb #a676dc72
 import numpy as np, pandas as pd, torch
@@ -17,6 +17,8 @@ from ..disentangle import Heads, attacker_users, class_counts, gradients, nll
 from ..graph import row_mean
 from ..metrics import list_mean, popularity
 from ..train import evaluate, rank
+
+_all_ = ['attacker_users']   # of `20_disentangle`, and part of every attack
 
 # %% ../../nbs/41_attack.ipynb #85fbfd2c
 @torch.no_grad()

@@ -11,7 +11,7 @@ __all__ = ['ROLES', 'MODES', 'GAMES', 'INPUTS', 'GOALS', 'CHOICES', 'RELEASED_GA
 import hashlib, math, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..data import BadInput
-from ..disentangle import Heads, Split, attacker_users, class_counts, gradients, one_hot, sensitive, told, windows
+from ..disentangle import Heads, Split, attacker_users, class_counts, gradients, sensitive, told, windows
 from ..graph import row_mean
 from ..losses import bpr, l2
 from ..train import Recommender, look
@@ -295,7 +295,8 @@ class FairTuning(Judged):
         goal='bounded',     # pay for hiding up to the classes' entropy; released: unbounded
         choose='both',      # the epoch by accuracy and leak; released: accuracy
     ):
-        one_of(filters=(filters, MODES), role=(role, ROLES), game=(game, GAMES), sees=(sees, SEES), inputs=(inputs, INPUTS), goal=(goal, GOALS), choose=(choose, CHOICES))
+        one_of(filters=(filters, MODES), role=(role, ROLES), game=(game, GAMES), sees=(sees, SEES))
+        one_of(inputs=(inputs, INPUTS), goal=(goal, GOALS), choose=(choose, CHOICES))
         labels = sensitive(data, attributes, seen_by(data, sees))
         super().__init__(data, g, base, 1 if single else len(labels), filters, role)
         self.lam,self.d_steps,self.reg,self.decay,self.base2,self.game,self.epoch = (lam_u,lam_v),d_steps,reg,decay,base2,game,0

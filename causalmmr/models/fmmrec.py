@@ -89,7 +89,8 @@ class FMMRec(FairTuning):
         d_steps=10, reg=0., decay=.96, base2=False, sees='all', # as in FairTuning
         inputs='standardised', goal='bounded', choose='both',   # as in FairTuning; released: RELEASED_GAME
     ):
-        super().__init__(data, g, base, attributes, filters, role, False, game, lam_u, lam_v, d_steps, reg, decay, base2, sees, inputs, goal, choose)
+        super().__init__(data, g, base, attributes, filters, role, False, game, lam_u, lam_v,
+                         d_steps, reg, decay, base2, sees, inputs, goal, choose)
         if not (self.trains and lam_h): return
         if not base.parts: raise BadInput(f'{base} come without biased and filtered features; take_apart makes them, or set lam_h=0.')
         fair,unfair = (neighbours(base.user, base.parts, self.R, z, k, mix, released_audio) for z in ('filtered','biased'))
