@@ -1,0 +1,68 @@
+"""What is kept is as old as the code that made it: a module tree is edited on disk and asked again by a new process."""
+import json, os, subprocess, sys
+import pytest, torch
+from causalmmr import runs
+from causalmmr.data import BadInput
+
+TREE = {
+    'shopkit/__init__.py': '',
+    'shopkit/deep.py': 'SCALE = 10\ndef bottom(x):\n    "Two calls down."\n    return SCALE*x.sum().item()\ndef unrelated(x): return 0\n',
+    'shopkit/near.py': 'from . import deep\nclass Maker:\n    def make(self, x): return deep.bottom(x)\n',
+    'shopkit/top.py': 'from .near import Maker\ndef artefact(x, note=""):\n    from pathlib import Path\n    with open(note, "a") as f: f.write("made ")\n    return Maker().make(x)\n'}
+CALL = ("import sys, json, torch; sys.dont_write_bytecode = True; from causalmmr.runs import kept; from shopkit.top import artefact;"
+        "print(json.dumps(kept('demo', artefact, torch.ones(2), out=sys.argv[1], note=sys.argv[2])))")
+
+@pytest.fixture
+def tree(tmp_path):
+    for name, text in TREE.items():
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        (tmp_path/name).write_text(text)
+    return tmp_path
+
+def ask(tree, seed='0'):
+    "The artefact as a new process gets it, and how often it has been made by now."
+    path = os.pathsep.join([str(tree), os.environ.get('PYTHONPATH', '')])
+    note = tree/'note'
+    out = subprocess.run([sys.executable, '-c', CALL, tree/'out', note], env=os.environ|dict(PYTHONPATH=path, PYTHONHASHSEED=seed), capture_output=True, text=True, check=True)
+    return json.loads(out.stdout), note.read_text().count('made')
+
+def edit(tree, name, old, new):
+    text = (tree/name).read_text()
+    assert old in text
+    (tree/name).write_text(text.replace(old, new))
+
+def test_an_edit_two_calls_down_makes_it_anew(tree):
+    assert ask(tree) == (20., 1)
+    assert ask(tree, seed='1') == (20., 1)                                    # another process with other hashes reads it
+    edit(tree, 'shopkit/deep.py', 'return SCALE*', 'return -SCALE*')
+    assert ask(tree) == (-20., 2)
+    edit(tree, 'shopkit/deep.py', 'SCALE = 10', 'SCALE = 3')                 # a constant
+    assert ask(tree) == (-6., 3)
+
+def test_an_unrelated_edit_keeps_it(tree):
+    ask(tree)
+    edit(tree, 'shopkit/deep.py', 'return 0', 'return 1')                     # a function beside the one that counts
+    edit(tree, 'shopkit/deep.py', 'Two calls down.', 'Two calls below.')       # a docstring
+    edit(tree, 'shopkit/near.py', 'class Maker', '# a comment\n\nclass Maker')
+    assert ask(tree) == (20., 1)
+
+def test_a_disk_that_is_full_leaves_nothing(tmp_path, monkeypatch):
+    def full(*a, **k): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(runs, 'save_tensors', full)
+    with pytest.raises(OSError, match='No space'): runs.kept('demo', ones, 2, out=tmp_path)
+    assert [p.name for p in (tmp_path/'kept').iterdir()] == ['.locks']
+
+def ones(n): return torch.ones(n)
+
+def test_two_processes_make_it_once(tree):
+    path = os.pathsep.join([str(tree), os.environ.get('PYTHONPATH', '')])
+    edit(tree, 'shopkit/near.py', 'def make(self, x): return', 'def make(self, x):\n        import time; time.sleep(1)\n        return')
+    both = [subprocess.Popen([sys.executable, '-c', CALL, tree/'out', tree/'note'], env=os.environ|dict(PYTHONPATH=path), stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [json.loads(p.communicate(timeout=120)[0]) for p in both] == [20., 20.]
+    assert (tree/'note').read_text().count('made') == 1
+
+@pytest.mark.parametrize('value', [{1, 2}, object(), [ones]])
+def test_what_cannot_come_back_as_it_went_is_not_kept(value, tmp_path):
+    def make(): return value
+    with pytest.raises(BadInput, match='cannot be kept|content cannot be told'): runs.kept('demo', make, out=tmp_path)
+    assert not list((tmp_path/'kept').glob('[!.]*'))
