@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FRONTS', 'ATTENTION', 'ContentUltraGCN', 'as_mask', 'endless', 'Stage', 'stage', 'objectives', 'rows_of_gradients',
-           'like', 'mask_step', 'told', 'back_end', 'environments', 'Search', 'find_mask', 'InvRL', 'pretrained',
-           'hash_of', 'search_code', 'mask_of', 'PaInvRL', 'family_metrics']
+           'like', 'mask_step', 'told', 'back_end', 'environments', 'Search', 'weights_of', 'find_mask', 'InvRL',
+           'pretrained', 'mask_of', 'constant', 'PaInvRL', 'family_metrics']
 
 # %% ../../nbs/63_painvrl.ipynb #e418320d
-import hashlib, inspect
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd, torch
@@ -180,7 +180,7 @@ def environments(
     base, x, data, E, g, front, labels, mask, # backbone, columns to use, MMData, number, generator, one of FRONTS, labels so far, mask so far
     **kw,  # of cluster, or of fit_tilts
 ):         # -> labels [P], log (or None)
-    "The environment of every training pair, by one of three front ends."
+    "The environment of every training pair, by one of the front ends."
     beta = base.b_u,base.b_i
     if front=='tilt': return fit_tilts(x, data.train, data.n_users, E, g, **kw).labels(x, data.train), None
     if front=='random': return torch.randint(E, data.train.shape[1:], generator=g), None
@@ -197,7 +197,9 @@ class Search:
     done:int=0    # iterations
     logs:tuple=() # rows of the back ends, as dicts
 
-    def save(self, path, g, why): save_tensors(path, dict(mask=self.mask, labels=self.labels, g=g.get_state()), dict(why=why, logs=list(self.logs), done=self.done))
+    def save(self, path, g, why):
+        tensors = dict(mask=self.mask, labels=self.labels, g=g.get_state())
+        save_tensors(path, tensors, dict(why=why, logs=list(self.logs), done=self.done))
 
     @classmethod
     def load(cls, path, g, why):
@@ -207,6 +209,10 @@ class Search:
         return cls(t['mask'], t['labels'], meta['done'], tuple(meta['logs']))
 
 # %% ../../nbs/63_painvrl.ipynb #1f942ed3
+def weights_of(module): # -> 16 hex digits
+    "The content of a network's weights, in one word."
+    return hashlib.sha256(b''.join(p.detach().cpu().numpy().tobytes() for p in module.parameters())).hexdigest()[:16]
+
 def find_mask(
     base,              # pre-trained ContentUltraGCN
     data,              # MMData
@@ -217,7 +223,7 @@ def find_mask(
     **kw,              # of back_end
 ):                     # -> mask [D], labels [P], log of the back ends (DataFrame)
     "InvRL's outer loop: environments, mask, environments, …"
-    why = f'{data.fingerprint} {sum(p.double().sum().item() for p in base.parameters()):.9g} {(E, front, lam, alpha, sorted(kw.items()))}'
+    why = f'{data.fingerprint} {weights_of(base)} {(E, front, lam, alpha, growth, front_kw, sorted(kw.items()))}'
     at = Search.load(ckpt, g, why) if ckpt and Path(ckpt).exists() else Search(torch.zeros(base.x.shape[1]), None)
     for t in range(at.done, ite):
         x = base.x if front=='released' or t==0 else base.x*(1-at.mask)
@@ -249,9 +255,9 @@ class InvRL(ContentUltraGCN):
         if epoch==0 and not self.searched: self.mask.copy_(self.find()[0])
 
     def find(self, base=None, ckpt=None): # pre-trained backbone, path -> mask, labels, log
-        base = pretrained(self.data, self.g, self.d, self.n_neg, ckpt=ckpt and f'{ckpt}-pre.safetensors', **self.pre) if base is None else base
+        if base is None: base = pretrained(self.data, self.g, self.d, self.n_neg, ckpt=ckpt and f'{ckpt}.pre', **self.pre)
         self.searched = True
-        return find_mask(base.to(self.device), self.data, self.g, ckpt=ckpt and f'{ckpt}.safetensors', **self.search)
+        return find_mask(base.to(self.device), self.data, self.g, ckpt=ckpt, **self.search)
 
 # %% ../../nbs/63_painvrl.ipynb #407a14e6
 def pretrained(data, g, d=64, n_neg=50, lr=1e-3, ckpt=None, **loop): # -> ContentUltraGCN with every column, best on validation NDCG@10
@@ -260,31 +266,26 @@ def pretrained(data, g, d=64, n_neg=50, lr=1e-3, ckpt=None, **loop): # -> Conten
     fit(base, data, lr=lr, by='ndcg_hits@10', ckpt=ckpt, progress=False, **loop)
     return base.requires_grad_(False)
 
-# %% ../../nbs/63_painvrl.ipynb #9baf075a
-def hash_of(*what): # anything with a faithful repr -> 12 hex digits
-    return hashlib.sha256(repr(what).encode()).hexdigest()[:12]
-
-# %% ../../nbs/63_painvrl.ipynb #730dc28c
-def search_code(): # -> source of all that decides a mask beside data, settings and backbone
-    "What has to change for an old mask to be worth nothing."
-    whole,own = map(inspect.getmodule, (cluster, Gates, combine)),(Stage.risks, Stage.content, stage, objectives, mask_step, like, back_end, environments, find_mask)
-    return ''.join(map(inspect.getsource, (*whole, *own)))
-
 # %% ../../nbs/63_painvrl.ipynb #12de0ba6
 def mask_of(
     Model,      # InvRL or PaInvRL
     data,       # MMData
     seed=0,
-    out='_runs', # kept in its folder masks/
     base=None,  # pre-trained backbone; None pre-trains one
+    ckpt=None,  # path: a killed search goes on
     **hp,       # settings of the model
 )->tuple:       # (mask as a tuple of D numbers, labels [P], log)
-    "The search alone: run it, go on with it, or read it."
-    m,folder = Model(data, rng(seed), **hp),Path(out)/'masks'
-    folder.mkdir(parents=True, exist_ok=True)
-    which = data.fingerprint, sorted(hp.items()), None if base is None else [p.double().sum().item() for p in base.parameters()], search_code()
-    mask,labels,log = m.find(base, folder/f'{Model.__name__}-{data.name}-{seed}-{hash_of(*which)}')
+    "The search alone."
+    mask,labels,log = Model(data, rng(seed), **hp).find(base, ckpt)
+    if ckpt: Path(f'{ckpt}.pre').unlink(missing_ok=True)
     return tuple(round(v, 6) for v in mask.tolist()), labels, log
+
+# %% ../../nbs/63_painvrl.ipynb #0fb4482d
+def constant(
+    mask, # D numbers
+)->tuple: # D times their mean
+    "The null of a mask: as much of every column."
+    return (round(sum(mask)/len(mask), 6),)*len(mask)
 
 # %% ../../nbs/63_painvrl.ipynb #6cdbb881
 ATTENTION = ('item', 'global', 'half', 'none')
