@@ -123,7 +123,7 @@ def reproduce(
     for m in (models or '').split(',') if free else (): m and find_model(m)
     rows,page = tables_.reproduce(tables or None, scale, workers, out, fresh, engine, seeds=seeds, models=models, device=device,
                                   data_dir=str(data.resolve()) if data else None, datasets=dataset or None)
-    found = {r['job']: tables_.results(out, r['table'], r['dataset']) for r in rows}
+    found = {r['job']: tables_.results(out, r['table'], r['dataset'], r['data']) for r in rows}
     parts = [part for j,t in found.items() if len(t) for part in (j, grid(t.reset_index()))]
     answer(dict(jobs=rows, report=page, tables={j: t.reset_index() for j,t in found.items()}), json,
            *parts, grid(pd.DataFrame(rows)[['job','status','seconds','error']]), f'report: {page}')

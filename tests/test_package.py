@@ -103,18 +103,71 @@ def public(src):
     tree = ast.parse(src)
     return next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], 'id', '') == '__all__'), [])
 
-ASSERTS = re.compile(r'\bassert\b|\btest_\w+\(|\bpytest\.raises\(')
+ASSERTING = re.compile(r'test_\w+$|raises$|ExceptionExpected$')
 
-def asserting():
-    "Names that occur in an asserting cell of a notebook, or in a test function of tests/."
-    texts = [plain(s) for nb in NOTEBOOKS.values() for s in cells(nb) if not exported(s) and ASSERTS.search(s)]
-    for p in (ROOT/'tests').glob('test_*.py'):
-        src = p.read_text(encoding='utf8')
-        texts += [ast.get_source_segment(src, n) for n in ast.parse(src).body if isinstance(n, ast.FunctionDef) and n.name.startswith('test_')]
-    return {w for t in texts for w in re.findall(r'[A-Za-z_]\w*', re.sub(r'#.*', '', t))}
+class Flow:
+    "Statement by statement, which names each variable's value comes from; `seen` are those whose values an assertion reads."
+    def __init__(self): self.seen, self.of, self.changed, self.modules, self.helpers = set(), {}, {}, set(), set()
+
+    def read(self, *nodes):
+        "Names that expressions read, and where their values come from; `module.name` is a name, `value.method` is none."
+        found = set()
+        for n in (m for node in nodes if node is not None for m in ast.walk(node)):
+            if isinstance(n, ast.Name): found |= {n.id} | self.of.get(n.id, set()) | self.changed.get(n.id, set())
+            if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id in self.modules: found.add(n.attr)
+        return found
+
+    def bind(self, target, names):
+        for n in ast.walk(target):
+            if isinstance(n, ast.Name): self.of[n.id] = names | (self.of.get(n.id, set()) if not isinstance(n.ctx, ast.Store) else set())
+
+    def statement(self, n):
+        name = lambda f: getattr(f, 'id', getattr(f, 'attr', ''))
+        call = lambda e: isinstance(e, ast.Call) and bool(ASSERTING.match(name(e.func)) or name(e.func) in self.helpers)
+        if isinstance(n, (ast.Import, ast.ImportFrom)): self.modules |= {a.asname or a.name.split('.')[0] for a in n.names}
+        elif isinstance(n, ast.Assert) or (isinstance(n, ast.Expr) and call(n.value)): self.seen |= self.read(n)
+        elif isinstance(n, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            for t in getattr(n, 'targets', None) or [n.target]: self.bind(t, self.read(n.value))
+        elif isinstance(n, ast.Expr) and isinstance(n.value, ast.Call):           # a call for its effect: on what it is given, as far as this cell
+            for v in {m.id for m in ast.walk(n) if isinstance(m, ast.Name)}: self.changed[v] = self.changed.get(v, set()) | self.read(n)
+        elif isinstance(n, (ast.FunctionDef, ast.ClassDef)):
+            self.of[n.name] = self.read(n)
+            if any(isinstance(m, ast.Assert) for m in ast.walk(n)): self.helpers.add(n.name)      # to call it is to assert
+            if n.name.startswith('test_'): self.cell(n.body)
+        elif isinstance(n, (ast.For, ast.While, ast.If, ast.With, ast.Try)):
+            if isinstance(n, ast.For): self.bind(n.target, self.read(n.iter))
+            if isinstance(n, ast.With):
+                if any(call(i.context_expr) for i in n.items): self.seen |= self.read(*n.body)
+                for i in n.items:
+                    if i.optional_vars: self.bind(i.optional_vars, self.read(i.context_expr))
+            for part in ('body', 'orelse', 'handlers', 'finalbody'):
+                for m in getattr(n, part, []):
+                    for k in (m.body if isinstance(m, ast.ExceptHandler) else [m]): self.statement(k)
+
+    def cell(self, body):
+        self.changed = {}
+        for n in body: self.statement(n)
+
+def read_in_assertions(*cells): # code of one notebook or file, in order
+    flow = Flow()
+    for s in cells: flow.cell(ast.parse(s).body)
+    return flow.seen
+
+def asserted():
+    "Names whose values an assertion of a notebook or of tests/ reads."
+    return {n for nb in NOTEBOOKS.values() for n in read_in_assertions(*(plain(s) for s in cells(nb) if not exported(s)))} \
+         | {n for p in (ROOT/'tests').glob('test_*.py') for n in read_in_assertions(p.read_text(encoding='utf8'))}
 
 @pytest.mark.parametrize('module', MODULES)
-def test_every_public_name_is_asserted(module, seen=asserting()): assert not [n for n in public(MODULES[module]) if n not in seen]
+def test_every_public_name_is_asserted(module, seen=asserted()): assert not [n for n in public(MODULES[module]) if n not in seen]
+
+@pytest.mark.parametrize('src, seen', [
+    ('assert f(1) == 2', True), ('x = f(1)\ntest_eq(x, 2)', True), ('def go(): return f(1)\nassert go() == 2', True), ('import m\nassert m.f(1)', True),
+    ('with ExceptionExpected(ValueError): f(1)', True), ('with pytest.raises(ValueError): f(1)', True), ('f(x)\nassert x == 2', True),
+    ('for y in f(1):\n    assert y', True), ('def test_it():\n    y = f(1)\n    assert y', True),
+    ('def same(g): assert g() == 2\nsame(f)', True), ('f(1)\nassert True', False), ('assert True\ny = f(1)', False), ('x = f(1)\nx = 2\nassert x == 2', False), ('assert x.f == 2', False),
+    ('# f\nassert "f" != 3', False), ('print(f(1))\nassert 1 < 2', False), ('from m import f\nassert g(1)', False)])
+def test_a_name_is_asserted_when_its_value_is_read(src, seen): assert ('f' in read_in_assertions(src)) == seen
 
 # notebooks as files
 

@@ -13,6 +13,7 @@ out_dir  = '_runs'
 device   = 'cpu'
 models   = ''
 datasets = {'smoke': ['smoke'], 'cpu': ['smoke', 'toy'], 'paper': ['toy']}"""
+SMOKE = r.data_tag('smoke')
 
 @pytest.fixture
 def shelf(tmp_path):
@@ -79,15 +80,69 @@ def test_classic_echoes_its_parameters(tmp_path, root):
                         '-p', 'dataset', 'toy', '-p', 'seeds', '2', '-p', 'models', 'MFBPR', '-p', 'out_dir', tmp_path/'out'], capture_output=True, text=True, timeout=300)
     assert p.returncode == 0, p.stderr[-2000:]
     t = pd.read_parquet(tmp_path/'out'/'classic.parquet')
-    assert list(t) == ['paper', 'table', 'dataset', 'model', 'metric', 'k', 'seed', 'value', 'paper_value', 'source', 'selected_on']
+    assert list(t) == ['paper', 'table', 'dataset', 'model', 'metric', 'k', 'seed', 'value', 'paper_value', 'source', 'selected_on', 'data', 'code', 'made']
     assert set(t.dataset) == {'toy'} and set(t.seed) == {0, 1} and set(t.model) == {'MFBPR'} and set(t.selected_on) == {'valid recall@20'}
-    assert t.value.between(0, 1).all() and (tmp_path/'out'/'figures'/'classic-toy.png').stat().st_size > 5000
+    assert t.value.between(0, 1).all() and (tmp_path/'out'/'figures'/f"classic-toy-{r.data_tag('toy')}.png").stat().st_size > 5000
     runs = [json.loads(f.read_text()) for f in (tmp_path/'out'/'runs').glob('*/run.json')]
     assert {x['dataset'] for x in runs} == {'toy'} and {x['name'] for x in runs} == {'MFBPR'}
 
+@pytest.fixture
+def shops(tmp_path):
+    "Two data sets in folders of one name, one of which says another name of itself."
+    from causalmmr.data import convert, replace
+    from causalmmr.runs import dataset
+    def make(folder, world, name):
+        convert(replace(dataset(world), name=name), tmp_path/folder, 'parquet')
+        return str(tmp_path/folder)
+    return make('a/shop', 'toy', 'shop'), make('b/shop', 'smoke', 'corner shop')
+
+WRITES = '''
+import pathlib, pandas as pd
+from causalmmr import runs
+from causalmmr.reproduce import asked, publish
+dataset, tag = asked('lines', dataset, scale, seeds, data_dir, out_dir, device, models, datasets)
+data = runs.dataset(dataset)
+line = dict(dataset=[data.name], model=['M'], metric=['recall'], k=[20], seed=[0], value=[float(data.n_users)], paper_value=[float('nan')])
+publish(out_dir, False, tag, lines=pd.DataFrame(line))
+folder = pathlib.Path(out_dir, 'figures'); folder.mkdir(exist_ok=True); (folder/f'lines-{data.name}-{tag}.png').write_bytes(data.name.encode())
+'''
+
+def test_two_shops_of_one_name_keep_their_tables(shelf, shops, tmp_path, monkeypatch):
+    from causalmmr.runs import dataset
+    monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(lines=WRITES)))
+    rows, page = r.reproduce(['lines'], out_dir=tmp_path/'out', datasets=list(shops), echo=quiet)
+    assert [x['status'] for x in rows] == ['done', 'done'], rows
+    assert len({x['notebook'] for x in rows}) == 2 and all(Path(x['notebook']).is_file() for x in rows)
+    users = [dataset(s).n_users for s in shops]
+    assert [r.results(tmp_path/'out', 'lines', x['dataset'], x['data']).iloc[0, 0] for x in rows] == users and users[0] != users[1]
+    figures = [[p.stem for p in r.figures_of(j)] for j in r.plan(['lines'], out_dir=tmp_path/'out', datasets=list(shops))]
+    assert [f[0].rsplit('-', 1)[0] for f in figures] == ['lines-shop', 'lines-corner shop'] and [len(f) for f in figures] == [1, 1]
+    text = page.read_text()
+    assert text.count('<table') == 2 and text.count('data:image/png') == 2
+
+def test_data_rewritten_in_place_are_run_again(shelf, shops, tmp_path, monkeypatch):
+    monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(lines=WRITES)))
+    go = lambda: r.reproduce(['lines'], out_dir=tmp_path/'out', datasets=[shops[0]], echo=quiet)[0][0]
+    first = go()
+    assert first['status'] == 'done' and go()['status'] == 'kept'
+    shutil.copytree(shops[1], shops[0], dirs_exist_ok=True)
+    second = go()
+    assert second['status'] == 'done' and second['job'] != first['job']
+    now = [r.results(tmp_path/'out', 'lines', x['dataset'], x['data']).iloc[0, 0] for x in (first, second)]
+    assert now[0] != now[1]
+
+def test_a_missing_data_set_costs_its_own_job_alone(shelf, tmp_path, monkeypatch):
+    d = shelf(echo=WRITES.replace('lines', 'echo'))
+    p = d/'echo.ipynb'
+    p.write_text(p.read_text().replace("'cpu': ['smoke', 'toy']", "'cpu': ['nowhere', 'toy']"))
+    monkeypatch.setenv('CAUSALMMR_TABLES', str(d))
+    rows, _ = r.reproduce(['echo'], scale='cpu', out_dir=tmp_path/'out', echo=quiet)
+    assert [x['status'] for x in rows] == ['failed', 'done'] and "no data set 'nowhere'" in rows[0]['error']
+    with pytest.raises(BadInput, match="no data set 'nowhere'"): r.plan(['echo'], out_dir=tmp_path, datasets=['nowhere'])
+
 def test_snakefile(shelf, tmp_path, monkeypatch):
     monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(echo=ECHO)))
-    jobs = r.plan(['echo'], out_dir=tmp_path/'out', seeds=2, datasets=['a', 'b'])
+    jobs = r.plan(['echo'], out_dir=tmp_path/'out', seeds=2, datasets=['toy', 'smoke'])
     text = r.snakefile(jobs, threads=2)
     for j in jobs:
         rule = text.split(f"rule {j.name.replace('-', '_')}:")[1].split('\nrule')[0]
@@ -107,7 +162,7 @@ def test_through_snakemake(shelf, tmp_path, monkeypatch):
     d = shelf(echo=ECHO, bad="raise OSError('x')"); monkeypatch.setenv('CAUSALMMR_TABLES', str(d))
     go = lambda: [x['status'] for x in r.reproduce(['bad', 'echo'], out_dir=tmp_path/'out', seeds=5, engine='snakemake', echo=quiet)[0]]
     assert go() == ['failed', 'done']
-    assert (tmp_path/'out'/'notebooks'/'bad-smoke.ipynb').is_file()                # the notebook that failed can be opened
+    assert (tmp_path/'out'/'notebooks'/f'bad-smoke-{SMOKE}.ipynb').is_file()                # the notebook that failed can be opened
     assert json.loads((tmp_path/'out'/'echo-smoke.json').read_text())['seeds'] == 5
     shelf(bad='x = 1')
     assert go() == ['done', 'kept']

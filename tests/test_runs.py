@@ -83,3 +83,33 @@ def test_pick_never_sees_test(row):
     t = pd.DataFrame([row])
     for by in ('test recall@20', 'test masked ndcg@20', 'recall@20'):
         with pytest.raises(BadInput): runs.pick(t, by=by)
+
+WRITER = """import sys, time, contextlib, pandas as pd
+from pathlib import Path
+from causalmmr import runs
+out, k, version = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if version == 'unlinked':
+    import fcntl
+    @contextlib.contextmanager
+    def unlinked(path):
+        lock = Path(path).with_name('.lock')
+        with open(lock, 'a') as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            try: yield
+            finally: lock.unlink(missing_ok=True)
+    runs.locked = unlinked
+(out/f'ready{k}').touch()
+while len(list(out.glob('ready*'))) < 8: time.sleep(.01)
+for n in range(30): runs.save_table(pd.DataFrame(dict(dataset=[f'{k}-{n}'], value=[n])), out, 'one')
+"""
+
+def written_by_eight(folder, version):
+    "How many of 240 data sets eight processes leave in one table."
+    folder.mkdir()
+    all_of_them = [subprocess.Popen([sys.executable, '-c', WRITER, folder, str(k), version], stderr=subprocess.DEVNULL) for k in range(8)]
+    for p in all_of_them: p.wait(timeout=300)
+    return pd.read_parquet(folder/'one.parquet').dataset.nunique()
+
+def test_eight_processes_write_one_table(tmp_path):
+    assert written_by_eight(tmp_path/'kept', 'kept') == 240
+    assert written_by_eight(tmp_path/'unlinked', 'unlinked') < 240        # a lock file that is unlinked lets a third process in
