@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEEP', 'order_of', 'sampled', 'draws', 'residual', 'Fronts', 'new_fronts', 'front_gradients', 'fit_fronts', 'relabel',
            'cluster', 'collapsed', 'Tilts', 'expect', 'count', 'fit_tilts', 'gain', 'inverted', 'rare', 'correlation',
-           'instability', 'shifted', 'without', 'by_group', 'abroad', 'judge', 'asked', 'by_test']
+           'instability', 'shifted', 'without', 'by_group', 'abroad', 'judge', 'column_of', 'by_test']
 
 # %% ../../nbs/30_environments.ipynb #4bc3b53a
 from dataclasses import dataclass, replace
@@ -401,7 +401,7 @@ def judge(
     return pd.concat(out, ignore_index=True)
 
 # %% ../../nbs/30_environments.ipynb #90891f20
-def asked(
+def column_of(
     judged, test, metric, # of judge, the name of a test, 'recall@20'
 )->str:                   # the column that holds this test's answer
     "A metric at the cutoff that the test was judged with."
@@ -414,7 +414,7 @@ def by_test(
     "One figure per test; a cutoff of its own stands beside a test's name."
     t = {}
     for test,own in judged.groupby('test', sort=False):
-        column = asked(judged, test, metric)
+        column = column_of(judged, test, metric)
         t[test if column==metric else f'{test}, @{column.split("@")[1]}'] = own[column].mean()
     t = pd.Series(t)
     e = t[t.index.str.startswith('environment ')]
