@@ -315,11 +315,12 @@ def rare(
     few = n[n>0].double().quantile(share)
     return replace(data, test=data.test[:, ((n>0) & (n<=few))[data.test[1]]])
 
-# %% ../../nbs/30_environments.ipynb #78b800cc
+# %% ../../nbs/30_environments.ipynb #8cced5f3
 def correlation(a, b): # [n,p], [n,q] -> [p,q] over the rows; 0 for a constant column
     a,b = (F.normalize(t-t.mean(0), dim=0) for t in (a, b))
     return a.T@b
 
+# %% ../../nbs/30_environments.ipynb #78b800cc
 def instability(
     x:Tensor,      # [I,D] feature columns
     pairs:Tensor,  # [2,P] training pairs
@@ -408,6 +409,7 @@ def column_of(
     own = judged[judged.test==test].dropna(axis=1, how='all')
     return metric if metric in own else next(c for c in own if c.split('@')[0]==metric.split('@')[0])
 
+# %% ../../nbs/30_environments.ipynb #864ffe46
 def by_test(
     judged, metric, # of judge, and one of its metrics at home
 )->pd.Series:       # test -> mean over its users; environments also by mean and worst
