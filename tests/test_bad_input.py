@@ -32,6 +32,7 @@ def shop(tmp_path):
     pairs = np.unique(r.integers(0, [30, 20], (240, 2)), axis=0)
     pd.DataFrame(dict(userID=pairs[:,0], itemID=pairs[:,1], x_label=r.choice([0,0,0,1,2], len(pairs)))).to_parquet(d/'inter.parquet')
     np.savez(d/'image_feat.npz', x=r.standard_normal((20, 4)).astype('float32'))
+    (d/'about.json').write_text(json.dumps(dict(features=dict(v='image_feat'))))
     return d
 
 def change(d, **columns):
@@ -76,7 +77,18 @@ def test_feature_that_is_no_number(refused, shop, bad):
 def test_feature_of_the_wrong_length(refused, shop):
     np.savez(shop/'image_feat.npz', x=np.zeros((7, 4), 'float32')); refused('train', 'VBPR', shop, *SMALL, '--out', shop.parent/'out')
 def test_model_without_its_features(refused, shop):
-    (shop/'image_feat.npz').unlink(); refused('train', 'VBPR', shop, *SMALL, '--out', shop.parent/'out', says='feature')
+    (shop/'about.json').unlink(); refused('train', 'VBPR', shop, *SMALL, '--out', shop.parent/'out', says='feature')
+def test_features_that_are_named_and_not_there(refused, shop):
+    (shop/'image_feat.npz').unlink(); refused('train', 'MFBPR', shop, *SMALL, '--out', shop.parent/'out', says='no array image_feat')
+@pytest.mark.parametrize('asked,says', [('v=poster', 'no array poster; it has image_feat'), ('poster', 'takes modality=file'), ('=x', 'takes modality=file'), ('a=', 'no modality a'),
+                                        ('v=../shop/image_feat', 'no array'), ('v=/etc/passwd', 'no array'), ('v.w=image_feat', 'takes modality=file')])
+def test_features_asked_for_wrongly(refused, shop, asked, says): refused('train', 'VBPR', shop, *SMALL, '--features', asked, '--out', shop.parent/'out', says=says)
+def test_features_asked_for_twice(refused, shop): refused('data', 'check', shop, '--features', 'v=image_feat', '--features', 'v=image_feat', says='v twice')
+def test_features_of_a_simulated_shop(refused): refused('train', 'VBPR', 'toy', '--features', 'v=image_feat', says='simulated')
+def test_two_columns_of_one_name(refused, shop):
+    pd.DataFrame(dict(userID=range(30), gender=0, u_gender=1)).to_parquet(shop/'users.parquet'); refused('data', 'check', shop, says='two columns gender')
+@pytest.mark.parametrize('about', ['{', '[]', '{"n_items": -1}', '{"n_users": 1e3}', '{"n_users": 1000000000000}', '{"features": "image_feat"}', '{"name": "a\u001b[2J"}'])
+def test_about(refused, shop, about): (shop/'about.json').write_text(about); refused('data', 'check', shop)
 
 class Attack:
     def __init__(self, path): self.path = path
@@ -137,6 +149,20 @@ def test_data_without_users(refused, shop, tmp_path, capfd):
     refused('audit', folder, '--attribute', 'gender', '--dataset', shop, says='no user attributes')
     refused('evaluate', folder, says='shop')                                  # its data are not registered: where are they?
     refused('evaluate', folder, '--dataset', 'toy', says='version')           # and other data are not accepted for them
+
+@pytest.mark.parametrize('column,words,says', [
+    ([20+k for k in range(30)], [], '30 groups of fewer than 10 users by age'),                    # an age in years: nobody shares it
+    ([['a']]*30, [], 'age holds lists'), ([None]*30, [], 'missing for'), ([1]*30, [], 'everybody has the same'), (['']*29+['x'], [], 'x (1)'),
+    ([0]*14+[1]*14+[2]*2, ['--small', 'refuse'], '1 groups of fewer than 10 users by age: 2 (2)'), ([0, 1]*15, ['--small', 'drop'], "'drop'"),
+    ([0, 1]*15, ['--smallest', 1], 'at least 2'), ([0, 1]*15, ['--smallest', 99], 'not two groups')])
+def test_attribute_without_groups(refused, shop, tmp_path, capfd, column, words, says):
+    pd.DataFrame(dict(userID=range(30), age=column)).to_parquet(shop/'users.parquet')
+    assert program.main(['train', 'MFBPR', str(shop), *SMALL, '--out', str(tmp_path/'out'), '--json']) == 0
+    folder = json.loads(capfd.readouterr().out)['folder']
+    refused('audit', folder, '--attribute', 'age', '--dataset', shop, *words, says=says)
+    assert program.main(['data', 'check', str(shop), '--json']) == 0                              # and is told beforehand
+    told = json.loads(capfd.readouterr().out)['attributes'][0]
+    assert told['groups'] != 30 or told['small'] == 30
 
 # --- the disk
 

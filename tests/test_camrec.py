@@ -101,6 +101,7 @@ def test_baby_size_with_made_features(real_data, tmp_path):
     (folder/'baby.inter').write_text('userID\titemID\tx_label\n' + ''.join(f'{u}\t{i}\t{k}\n' for (u,i),k in label))
     noise = np.random.default_rng(0)
     for name,d in (('image', 4096), ('text', 384)): np.save(folder/f'{name}_feat.npy', noise.standard_normal((base.n_items, d), dtype=np.float32))
+    (folder/'about.json').write_text('{"features": {"v": "image_feat", "t": "text_feat"}}')
     data = load(folder)
     assert data.train.shape[1] == 118_551 and data.feats['v'].shape == (7_050, 4_096) and data.feats['t'].shape == (7_050, 384)
     out = subprocess.run([sys.executable, '-c', BABY, str(folder), os.environ.get('CAUSALMMR_STEPS', '3')], capture_output=True, text=True, check=True).stdout

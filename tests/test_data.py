@@ -3,15 +3,18 @@
 What explains the formats is tested in nbs/00_data.ipynb on small files. Here stands what does not explain: fuzzing, a
 guard against pickles and connections, and agreement of the loaders with real sets rewritten in the papers' formats.
 """
-import json, os, pickle, random, re, subprocess, sys, time
+import json, os, pickle, random, re, shutil, subprocess, sys, time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, scipy.sparse as sp, torch
 
 from causalmmr import data as D
-from causalmmr.data import (BadInput, array, available, check, convert, describe, load, read_array, replace,
+from causalmmr.causal.scm import toy
+from causalmmr.data import (BadInput, array, available, check, convert, describe, load, not_taken, read_array, replace,
                             require_sound)
+from causalmmr.models.classic import LightGCN
+from causalmmr.train import evaluate, fit, rng
 
 ROOT = os.environ.get('CAUSALMMR_DATA')
 SIZES = dict(ml1m=(6040, 3706, 802_553, 97_383, 100_273), tiktok=(9308, 6710, 59_541, 3051, 6130),
@@ -104,6 +107,8 @@ def write(folder, t, **arrays):
     t.to_parquet(folder/'inter.parquet')
     for k,x in arrays.items(): np.savez(folder/f'{k}.npz', x=x)
 
+def named(folder): (folder/'about.json').write_text('{"features": {"v": "image_feat"}}')
+
 PAIRS = pd.DataFrame(dict(userID=[0,0,0,1,1,1], itemID=[0,1,2,2,1,3], x_label=[0,0,2,0,1,2]))
 
 @pytest.mark.parametrize('break_it,words', [
@@ -117,11 +122,13 @@ PAIRS = pd.DataFrame(dict(userID=[0,0,0,1,1,1], itemID=[0,1,2,2,1,3], x_label=[0
     (lambda f: (f/'inter.parquet').write_bytes(b'PAR1 and no more'), ['inter.parquet cannot be read']),
     (lambda f: (f/'inter.parquet').write_bytes(b''), ['inter.parquet cannot be read']),
     (lambda f: (f/'inter.parquet').mkdir(), ['inter.parquet']),
-    (lambda f: write(f, PAIRS, image_feat=np.ones(4)), ['image_feat.npz', 'float64 [4]']),
-    (lambda f: write(f, PAIRS, image_feat=np.array([['a']]*4)), ['image_feat.npz', 'features [I,d] belong']),
-    (lambda f: (write(f, PAIRS), np.savez(f/'image_feat.npz', y=[1], z=[2])), ['no array x; it has y, z']),
-    (lambda f: (write(f, PAIRS), (f/'image_feat.npz').write_bytes(b'PK')), ['image_feat.npz cannot be read']),
-    (lambda f: (write(f, PAIRS), (f/'about.json').write_text('{"name": "x"}')), ['about.json cannot be read']),
+    (lambda f: (write(f, PAIRS, image_feat=np.ones(4)), named(f)), ['image_feat.npz', 'float64 [4]']),
+    (lambda f: (write(f, PAIRS, image_feat=np.array([['a']]*4)), named(f)), ['image_feat.npz', 'features [I,d] belong']),
+    (lambda f: (write(f, PAIRS), named(f), np.savez(f/'image_feat.npz', y=[1], z=[2])), ['no array x; it has y, z']),
+    (lambda f: (write(f, PAIRS), named(f), (f/'image_feat.npz').write_bytes(b'PK')), ['image_feat.npz cannot be read']),
+    (lambda f: (write(f, PAIRS), named(f)), ['has no array image_feat; it has none']),
+    (lambda f: (write(f, PAIRS), (f/'about.json').write_text('{"n_users": "x"}')), ['about.json cannot be read']),
+    (lambda f: (write(f, PAIRS), (f/'about.json').write_text('{"n_users": 1000000000000}')), ['1000000000000 users']),
     (lambda f: (write(f, PAIRS), PAIRS[['x_label']].to_parquet(f/'items.parquet')), ['no column itemID']),
     (lambda f: (write(f, PAIRS), (f/'items.parquet').write_text('text')), ['items.parquet cannot be read']),
     (lambda f: (f/'a.inter').write_text('userID\titemID\n0\t1\n'), ['a.inter has no column x_label']),
@@ -154,6 +161,130 @@ def test_unknown_name(monkeypatch):
     monkeypatch.delenv('CAUSALMMR_DATA', raising=False)
     with pytest.raises(BadInput, match="'ml2m'.*ml1m.*CAUSALMMR_DATA"): load('ml2m')
     assert not any(a['present'] for a in available())
+
+
+# ---------------------------------------------------------------- features are named
+
+def test_a_file_that_arrives_changes_nothing(real, tmp_path):
+    """A fourth matrix in a copy of a registered folder; the version that took all of them had four modalities here."""
+    before = real('ml1m')
+    shutil.copytree(Path(ROOT)/'ml1m', tmp_path/'ml1m', ignore=shutil.ignore_patterns('more'))
+    x = np.random.default_rng(0).normal(size=(before.n_items, 8))
+    np.savez(tmp_path/'ml1m'/'style.npz', x=x)
+    after = load('ml1m', tmp_path)
+    assert (after.fingerprint, after.notes, sorted(after.feats)) == (before.fingerprint, before.notes, ['a','t','v'])
+    assert 's=style' not in set(not_taken(tmp_path/'ml1m', 3706).ask) and 'style=style' in set(not_taken(tmp_path/'ml1m', 3706).ask)
+    asked = load('ml1m', tmp_path, feats=dict(s='style'))
+    assert sorted(asked.feats) == ['a','s','t','v'] and asked.fingerprint != before.fingerprint
+    assert 's is style, on request' in asked.notes and set(before.notes) < set(asked.notes)
+
+
+@pytest.mark.parametrize('name,m,file,known,width', [('ml1m', 'v', 'more/poster_efficientnet', 3256, 1280),
+                                                     ('baby', 't', 'more/text_minilm', 3416, 384)])
+def test_real_features_on_request(real, tmp_path, name, m, file, known, width):
+    d = real(name)
+    if file not in set(not_taken(Path(ROOT)/name, d.n_items).ask.str.split('=').str[-1]): pytest.skip(f'{ROOT}/{name} has no {file}')
+    asked = real(name, feats={m:file})
+    assert asked.feats[m].shape == (d.n_items, width) and int(asked.known[m].sum()) == known and not d.known
+    assert f'{m} is {file}, on request' in asked.notes and f'{m} is real for {known} of {d.n_items} items' in asked.notes
+    assert {k:x for k,x in asked.feats.items() if k != m}.keys() == {k for k in d.feats if k != m}
+    back = load(convert(asked, tmp_path/'out', 'mmrec'))
+    assert back.fingerprint == asked.fingerprint != replace(asked, known={}).fingerprint
+
+
+# ---------------------------------------------------------------- a pair counts once
+
+SHOP = toy(0).data
+
+def lists(rows):
+    o = np.empty(len(rows), object); o[:] = rows
+    return o
+
+def as_parquet(folder, u, i, label): pd.DataFrame(dict(userID=u, itemID=i, x_label=label)).to_parquet(folder/'inter.parquet')
+
+def as_unlabelled(folder, u, i, label): pd.DataFrame(dict(userID=u, itemID=i)).to_parquet(folder/'inter.parquet')
+
+def as_mmrec(folder, u, i, label):
+    pd.DataFrame(dict(userID=u, itemID=i, x_label=label)).to_csv(folder/'s.inter', sep='\t', index=False)
+
+def as_movielens(folder, u, i, label):
+    (folder/'ratings.dat').write_text(''.join(f'{a}::{b}::5::1\n' for a,b in zip(u, i)))
+
+def as_amazon(folder, u, i, label):
+    (folder/'reviews_S.json').write_text(''.join(json.dumps(dict(reviewerID=f'A{a}', asin=f'B{b}'))+'\n' for a,b in zip(u, i)))
+
+def as_lattice(folder, u, i, label):
+    for k,s in enumerate(('train','val','test')):
+        d = {}
+        for a,b in zip(u[label==k].tolist(), i[label==k].tolist()): d.setdefault(a, []).append(b)
+        (folder/f'{s}.json').write_text(json.dumps(d))
+
+def as_dmrl(folder, u, i, label):
+    for s,k in (('train',label<2), ('test',label==2)):
+        pd.DataFrame(dict(userID=u[k], itemID=i[k])).to_csv(folder/f'{s}.csv', index=False)
+
+def as_mmgcn(folder, u, i, label):
+    shifted = np.stack([u, i+SHOP.n_users], 1)
+    np.save(folder/'train.npy', shifted[label==0])
+    for k,s in ((1,'val_full'), (2,'test_full')): np.save(folder/f'{s}.npy', lists(shifted[label==k].tolist()), allow_pickle=True)
+
+def as_diffmm(folder, u, i, label):
+    for k,s in enumerate(('trn','val','tst')):
+        m = sp.coo_matrix((np.ones((label==k).sum()), (u[label==k], i[label==k])), (SHOP.n_users, SHOP.n_items))
+        (folder/f'{s}Mat.pkl').write_bytes(pickle.dumps(m))
+
+def as_microlens(folder, u, i, label):
+    pd.DataFrame(dict(user=u, item=i, timestamp=np.arange(len(u)))).to_csv(folder/'s_pairs.csv', index=False)
+
+DRAWN = [as_unlabelled, as_movielens, as_amazon, as_microlens]
+GIVEN = [as_parquet, as_mmrec, as_lattice, as_dmrl, as_mmgcn, as_diffmm]
+
+def disjoint(d):
+    sets = [as_set(getattr(d, s)) for s in ('train','valid','test')]
+    assert sum(map(len, sets)) == len(set.union(*sets)) == sum(getattr(d, s).shape[1] for s in ('train','valid','test'))
+    return check(d).query('what.str.contains("duplicate|share")').empty
+
+
+@pytest.mark.parametrize('write_it', DRAWN+GIVEN, ids=lambda f: f.__name__[3:])
+def test_doubled_pairs_are_one_set_in_every_format(tmp_path, write_it):
+    """Every pair twice, its second time in another split: as many pairs as without, all splits disjoint."""
+    u,i = torch.cat([SHOP.train, SHOP.valid, SHOP.test], 1).numpy()
+    label = np.repeat([0,1,2], [x.shape[1] for x in (SHOP.train, SHOP.valid, SHOP.test)])
+    loaded = []
+    for name,times in (('single',1), ('double',2)):
+        (tmp_path/name).mkdir()
+        write_it(tmp_path/name, np.tile(u, times), np.tile(i, times), np.concatenate([label, (label+1)%3][:times]))
+        loaded.append(load(tmp_path/name))
+    single,double = loaded
+    assert disjoint(single) and disjoint(double)
+    total = lambda d: set.union(*(as_set(getattr(d, s)) for s in ('train','valid','test')))
+    assert total(single) == total(double)
+    if write_it in DRAWN: assert single.fingerprint == double.fingerprint
+    told = [n for n in double.notes if 'a pair counts once' in n or 'in several splits' in n]
+    assert (bool(told) or write_it in (as_amazon, as_microlens)) and not any('counts once' in n for n in single.notes)
+    if write_it in GIVEN:                                              # a pair of test that training has is not test
+        both = as_set(double.train) & as_set(SHOP.test)
+        assert both and not both & as_set(double.test)
+
+
+def test_repeat_purchases_no_longer_cost_recall(tmp_path):
+    """LightGCN on the simulator's pairs, each bought twice: the figure of the set without repeats; the wrong twin, a split over rows, loses most of it."""
+    u,i = torch.cat([SHOP.train, SHOP.valid, SHOP.test], 1).numpy()
+    twice = [np.tile(x, 2) for x in (u, i)]
+    for name,(a,b) in dict(single=(u, i), double=twice).items():
+        (tmp_path/name).mkdir()
+        as_unlabelled(tmp_path/name, a, b, None)
+    label = D.per_user_split(*twice, np.random.default_rng(42))
+    pairs = torch.tensor(np.stack(twice))
+    cut = [pairs[:,torch.tensor(label==k)] for k in range(3)]
+    rows = replace(load(tmp_path/'single'), train=cut[0], valid=cut[1], test=cut[2])
+    figure = {}
+    for name,d in dict(single=load(tmp_path/'single'), double=load(tmp_path/'double'), rows=rows).items():
+        m = LightGCN(d, rng(0), d=16, L=2)
+        fit(m, d, epochs=30, batch=512, lr=.01, patience=5, progress=False)
+        figure[name] = evaluate(m, d, ks=(20,), metrics=('recall',)).mean()['recall@20']
+    print(figure)
+    assert figure['double'] == figure['single'] > 2*figure['rows']
 
 
 # ---------------------------------------------------------------- the real sets
@@ -253,7 +384,7 @@ def test_real_set_in_the_papers_formats(real, tmp_path):
         back = load(tmp_path/f)
         assert same_pairs(back, d) and (back.n_users, back.n_items) == (d.n_users, d.n_items), f
         assert time.perf_counter()-start < 5, f
-    assert torch.equal(load(tmp_path/'mmgcn').feats['v'], d.feats['v'])
+    assert torch.equal(load(tmp_path/'mmgcn', feats=dict(v='feat_v')).feats['v'], d.feats['v'])
 
 
 def test_real_files_broken(real, tmp_path):

@@ -1,8 +1,10 @@
 "What every model of the package promises, whatever it computes."
 import json
-import torch
+import pytest, torch
 from causalmmr import cli, runs
-from causalmmr.models.classic import Popularity
+from causalmmr.losses import bpr, l2
+from causalmmr.models.classic import Popularity, what_bounds
+from causalmmr.models.multimodal import VBPR
 
 
 def test_popularity_is_run_kept_read_and_recomputed(tmp_path, capsys):
@@ -25,3 +27,28 @@ def test_popularity_resumes(tmp_path):
     fit(epochs=2)
     h = fit(epochs=4)
     assert h.attrs['resumed_from'] == 2 and len(h) == 4
+
+
+WIDTH = sum(f.shape[1] for f in runs.dataset('toy').feats.values())
+FOUND = dict(mask=(.5,)*WIDTH)                                             # a mask that is given needs no search
+ALL = [(name, hp) for name in cli.MODELS for hp in {'CaMRec': [dict(d=8), dict(d=8, released=True)]}.get(name, [FOUND if 'InvRL' in name else {}])]
+
+@pytest.mark.parametrize('name,hp', ALL, ids=[f'{n} {list(h)}' for n, h in ALL])
+def test_every_trained_tensor_has_a_penalty_or_a_norm(name, hp):
+    data = runs.dataset('toy')
+    held = what_bounds(cli.find_model(name)(data, runs.rng(0), **hp), data, runs.rng(1))
+    assert [k for k, v in held.items() if v == 'nothing'] == []
+    assert name == 'Popularity' or 'penalty' in held.values()
+    aside = {k.split('.')[0] for k, v in held.items() if v == 'aside'}
+    known = dict(ADDRL={'W_h', 'b_h', 'tell'}, PaInvRL={'share'}, CaMRec={'views'}).get(name, set())
+    assert aside <= known                                                  # classifiers; a share that only attention='global' reads; gates of a view that does not rank
+
+
+def test_the_old_vbpr_had_two_tensors_that_nothing_held():
+    class FreeContent(VBPR):
+        def loss(self, u, i, j):
+            ids = l2(self.gamma_u[u], self.theta_u[u], self.gamma_i[i], self.gamma_i[j], self.beta[i], self.beta[j])
+            return bpr(self.users(u), self.items(i), self.items(j)) + self.reg*ids
+    data = runs.dataset('toy')
+    held = what_bounds(FreeContent(data, runs.rng(0)), data, runs.rng(1))
+    assert {k for k, v in held.items() if v == 'nothing'} == {'E.weight', 'beta_f'}

@@ -69,6 +69,39 @@ def test_every_table_takes_the_common_parameters(root):
         assert list(takes)[:7] == ['dataset', 'scale', 'seeds', 'data_dir', 'out_dir', 'device', 'models'], n
         assert set(takes['datasets']) == set(r.SCALES), n
 
+TABLES = sorted((Path(__file__).resolve().parent.parent/'nbs'/'tables').glob('*.ipynb'))
+WRONG = [(dict(scale='smok'), 'has the scales'), (dict(seeds=0), 'whole number from 1'), (dict(seeds='three'), 'whole number'), (dict(device='tpu7'), 'not available'),
+         (dict(dataset='nowhere'), "no data set 'nowhere'"), (dict(scale='cpu', data_dir='/no/such/folder'), 'no such folder'), (dict(commit='false'), 'True or False')]
+
+def first_cells(path):
+    "A table's parameters and the code cell after them."
+    cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
+    (k,) = (i for i,c in enumerate(cells) if 'parameters' in c.metadata.get('tags', []))
+    return cells[k].source, cells[k+1].source
+
+def answer(path, **given):
+    "The data set and tag that a table takes for these parameters, as papermill would give them."
+    takes, check = first_cells(path)
+    names = {}
+    exec(takes, names)
+    exec(check, names | given, out := {})
+    return out['dataset'], out['tag']
+
+@pytest.mark.parametrize('path', TABLES, ids=lambda p: p.stem)
+def test_every_table_checks_its_parameters_first(path, tmp_path):
+    for given, words in WRONG + ([] if path.stem == 'classic' else [(dict(models='No such row'), 'models=')]):        # classic's rows are classes, its next cell finds them
+        with pytest.raises(BadInput, match=words): answer(path, **given)
+    datasets = r.parameters(path)['datasets']
+    name = datasets['smoke'][0]
+    assert answer(path) == (name, r.data_tag(name))
+    with pytest.raises(BadInput, match='no data set') as e: answer(path, scale='cpu', data_dir=str(tmp_path)) if set(datasets['cpu']) - {'toy', 'smoke'} else answer(path, dataset='no data set')
+    assert datasets['cpu'][0] in str(e.value) or datasets['cpu'][0] in ('toy', 'smoke')                              # the scale decides: not the simulator
+
+def test_plain_papermill_says_it_in_one_sentence(tmp_path, root):
+    p = subprocess.run([sys.executable, '-m', 'papermill', root/'nbs'/'tables'/'classic.ipynb', tmp_path/'out.ipynb', '-k', 'python3', '--no-progress-bar', '-p', 'scale', 'smok'],
+                       capture_output=True, text=True, timeout=300)
+    assert p.returncode and p.stderr.strip().split('\n')[-1] == "BadInput: scale='smok': classic has the scales smoke, cpu, paper."
+
 def test_a_table_with_two_parameter_cells_is_refused(shelf):
     p = shelf(twice='x = 1')/'twice.ipynb'; nb = nbformat.read(p, 4)
     nb.cells.append(nbformat.v4.new_code_cell(PARAMETERS, metadata=dict(tags=['parameters']))); nbformat.write(nb, p)

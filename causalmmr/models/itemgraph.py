@@ -39,7 +39,7 @@ class LATTICE(Recommender):
         k=10,               # neighbours of an item, itself included
         lam=.9,             # share of the given graph
         d_feat=64,          # width of the mapped features
-        reg=0.,             # weight of half the squared norms of the batch's outputs, per pair
+        reg=1e-4,           # weight of half the squared norms of the batch's outputs, per pair (FMMRec: 0)
     ):
         super().__init__(g)
         if not data.feats: raise BadInput(f'{data.name} has no item features; LATTICE needs at least one modality.')

@@ -29,31 +29,41 @@ class VBPR(Recommender):
         data,               # MMData with features
         g:torch.Generator,  # all randomness
         d=64,               # width of the id part, and of the content part
-        reg=1e-4,           # weight of the squared norms of the batch's embeddings and biases, per pair
-        reg_E=0.,           # weight of the squared norm of E and beta'
+        reg=1e-4,           # weight of the squared norms of ids, content and biases of the batch, per pair
         unit=True,          # scale each modality to unit rows (ours; the papers use raw features)
     ):
         super().__init__(g)
-        self.reg,self.reg_E = reg,reg_E
+        self.reg = reg
         self.gamma_u,self.theta_u,self.gamma_i = xavier(g, data.n_users, d),xavier(g, data.n_users, d),xavier(g, data.n_items, d)
         self.beta = nn.Parameter(torch.zeros(data.n_items, 1))
         self.register_buffer('f', side_by_side(data, unit), persistent=False)
         self.E = linear(g, self.f.shape[1], d, bias=False)
         self.beta_f = nn.Parameter(torch.zeros(self.f.shape[1], 1))
 
-    def users(self, u): return torch.cat([self.gamma_u[u], self.theta_u[u], self.beta.new_ones(len(u), 1)], 1)   # [B,2d+1]
+    def content(self, i): # [B] -> [B,d], [B,1] what an item's features say of it: projected, and as a bias
+        f = self.f.index_select(0, i)
+        return self.E(f),f@self.beta_f
+
+    def users(self, u): # [B] -> [B,2d+1]
+        one = self.beta.new_ones(len(u), 1)
+        return torch.cat([self.gamma_u.index_select(0, u), self.theta_u.index_select(0, u), one], 1)
+
+    def parts(self, i): # [B] -> [B,2d+2] id vector, content, the item's bias, its features' bias
+        x,b = self.content(i)
+        return torch.cat([self.gamma_i.index_select(0, i), x, self.beta.index_select(0, i), b], 1)
+
     def items(self, i): # [B] -> [B,2d+1]
-        f = self.f[i]
-        return torch.cat([self.gamma_i[i], self.E(f), self.beta[i] + f@self.beta_f], 1)
+        x = self.parts(i)
+        return torch.cat([x[:,:-2], x[:,-2:].sum(1, keepdim=True)], 1)
 
     def forward(self): # -> [U,2d+1], [I,2d+1]
         ids = lambda n: torch.arange(n, device=self.device)
         return self.users(ids(len(self.gamma_u))),self.items(ids(len(self.gamma_i)))
 
     def loss(self, u, i, j): # each [B]
-        x_u,x_i,x_j = self.users(u),self.items(i),self.items(j)
-        reg = l2(self.gamma_u[u], self.theta_u[u], *(t[k] for t in (self.gamma_i, self.beta) for k in (i,j)))
-        return bpr(x_u, x_i, x_j) + self.reg*reg + self.reg_E*(self.E.weight.pow(2).sum() + self.beta_f.pow(2).sum())
+        x,y = self.users(u),self.parts(torch.cat([i, j]))
+        one = torch.cat([x, x[:,-1:]], 1)                            # a user's part in each of the two biases
+        return bpr(one, *y.chunk(2)) + self.reg*l2(x[:,:-1], *y.chunk(2))   # two biases may cancel: each is counted
 
 # %% ../../nbs/51_visual.ipynb #7dce88d8
 def co_users(

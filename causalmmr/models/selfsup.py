@@ -49,10 +49,14 @@ def attended(
     for at,k in ((slice(lo, lo+rows), k) for lo in range(0, len(x), rows) for k in range(K)):
         inv = (n_u[at,k,None]+n_i[k]).clamp_(min=1e-12).rsqrt_()
         h = [torch.add(mine[at,k,s,None], its[k,s]).mul_(inv).add_(b[s]).tanh_() for s in range(S)]
-        total,weight = F.softplus(x[at,k]@v[k,0]),torch.ones_like(inv)
-        for m in range(1, S):
-            e = sum(h[s]*more[m][s] for s in range(S)).exp_()
-            total.addcmul_(e, F.softplus(x[at,k]@v[k,m])); weight.add_(e)
+        logits = [sum(h[s]*more[m][s] for s in range(S)) for m in range(1, S)]
+        top = torch.stack([torch.zeros_like(inv), *logits]).amax(0)      # so that no exponential overflows
+        weight = (-top).exp_()
+        total = F.softplus(x[at,k]@v[k,0]).mul_(weight)
+        for m,logit in enumerate(logits, 1):
+            e = logit.sub_(top).exp_()
+            total.addcmul_(e, F.softplus(x[at,k]@v[k,m]))
+            weight.add_(e)
         out[at] += total.div_(weight)
     return out
 
