@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'PARAMETERS', 'Row', 'lines', 'scaled', 'able', 'fitted', 'cell', 'as_markdown', 'Shown', 'tested',
-           'in_words', 'forest', 'Found', 'in_files', 'results_dir', 'seeds_of', 'Table', 'users_on', 'tested_on',
-           'beside', 'lines_on', 'means_on']
+           'in_words', 'forest', 'Found', 'in_files', 'results_dir', 'seeds_of', 'Table', 'train', 'users_on',
+           'tested_on', 'beside', 'lines_on', 'means_on']
 
 # %% ../nbs/73_tables.ipynb #c437596e
 from dataclasses import dataclass, field
@@ -257,19 +257,6 @@ class Table:
         todo = {n: r for n,r in todo.items() if n not in self.absent}
         return fitted(todo, self.data, self.seeds, by, self.fresh, out=self.out_dir, device=self.device)
 
-    def train(self, Model, seed, data=None, **settings): # of the model and of `fit`; data: the table's own -> row, data -> model
-        "One run, and the trained weights on the features of any data."
-        data = data or self.data
-        name = runs.identity(Model, data, seed, settings)['run']
-        row = runs.run(Model, data, seed, self.out_dir, False, self.fresh and name not in self.anew, self.device, **settings)
-        self.anew.add(name)
-        own = runs.settings(Model, settings)[0]
-        def on(data):
-            model = Model(data, rng(seed), **own)
-            model.load_state_dict(load_tensors(Path(row['folder'])/'model.safetensors')[0])
-            return model.eval().requires_grad_(False)
-        return row, on
-
     def kept(self, name, f, *inputs, **settings): # as of `kept`
         "An artefact of this table's store."
         return runs.kept(name, f, *inputs, out=self.out_dir, fresh=self.fresh, **settings)
@@ -319,6 +306,24 @@ class Table:
         folder = Path(self.out_dir)/'figures'
         folder.mkdir(parents=True, exist_ok=True)
         fig.savefig(folder/f"{'-'.join(filter(None, (self.name, self.data.name, self.tag, rest)))}.png", dpi=120)
+
+# %% ../nbs/73_tables.ipynb #afd4d5b5
+def train(
+    t:Table, Model:type, seed:int,
+    data:MMData=None, # to train on instead of the table's own
+    **settings,       # of the model and of `fit`
+)->tuple:             # the run's row; data -> the trained weights on that data's features
+    "One run of a table, and the model that came out of it."
+    data = data or t.data
+    name = runs.identity(Model, data, seed, settings)['run']
+    row = runs.run(Model, data, seed, t.out_dir, False, t.fresh and name not in t.anew, t.device, **settings)
+    t.anew.add(name)
+    own = runs.settings(Model, settings)[0]
+    def on(data):
+        model = Model(data, rng(seed), **own)
+        model.load_state_dict(load_tensors(Path(row['folder'])/'model.safetensors')[0])
+        return model.eval().requires_grad_(False)
+    return row, on
 
 # %% ../nbs/73_tables.ipynb #55be9bc9
 def users_on(judged, test, metric): # of `judge`, with model and seed -> [users, (model, seed)], the metric with the test's cutoff
