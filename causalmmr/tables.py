@@ -274,11 +274,12 @@ class Table:
         real = [f for f in found if not f.simulated]
         return found if self.dataset or not real else real
 
-    def tell(self): # -> Shown
+    def tell(self, more=None): # MMData -> further notes on measured data -> Shown
         "The data and their notes; or, of what is committed, that there is none, and the command."
         said = [describe(self.data), *self.data.notes, f'`{self.command()}`'] if self.live else []
         if not self.live and all(f.simulated for f in self.found):
             said += [f"No result on real data is committed yet. It is measured by `{self.command(scale='cpu', dataset='')}`."]
+        if self.live and more: said += more(self.data)
         for f in self.found:
             t = f.frames.get('', pd.DataFrame(dict(seed=[])))
             said += [f'{f.dataset}: {r.model} has no row, for {r.source}.' for r in t[t.seed < 0].itertuples()]
