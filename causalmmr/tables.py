@@ -176,6 +176,10 @@ class Found:
     @property
     def simulated(self): return self.dataset in runs.WORLDS
 
+    def plain(self, name): # of a frame -> the frame
+        "A frame as it was measured, without the columns that name its origin."
+        return self[name].drop(columns=['dataset', 'data', 'code', 'made'], errors='ignore')
+
     def heading(self): # what stands above its part of a page
         "Whose figures these are, and how they are measured again."
         kind = 'simulated: this shows the method at work and says nothing of real data' if self.simulated else 'real data'
