@@ -160,6 +160,7 @@ def forest(
         ax.scatter(t.paper, t.index, marker='D', color='C3', zorder=3, label='published, same split')
         ax.legend(frameon=False)
     ax.set_yticks(t.index, t.model)
+    ax.set_ylim(-.5, len(t)-.5)
     ax.set(title=title or t.metric.iloc[0], xlabel='mean over users and seeds, two standard errors')
     return ax
 
