@@ -353,7 +353,7 @@ def summed(
     d:Doors,      # of a model
     u:Tensor,     # [B] users
     level:Tensor, # [B] log-odds of a click at large
-    block=64,     # users at a time
+    block=16,     # users at a time: few enough for the cache
 )->Tensor:        # [B,I] P(click | do(g_u), do(v_i))
     "The sum over predictions, every term of it."
     f = lambda m,g,c: torch.sigmoid(m+g+c)
