@@ -67,9 +67,9 @@ def able(
     data:MMData,
 )->dict:         # name -> why it cannot be run; empty when all can
     "Rows that this data set cannot carry."
-    have = len(data.feats)
-    return {name: f'{data.name} has {have} modalities of item features here, and {name} needs {row.modalities}'
-            for name,row in rows.items() if row.data is None and have < row.modalities}
+    have = {name: len((row.data or data).feats) for name,row in rows.items()}
+    return {name: f'{data.name} has {have[name]} modalities of item features here, and {name} needs {row.modalities}'
+            for name,row in rows.items() if have[name] < row.modalities}
 
 def fitted(
     rows:dict,              # name -> Row, all of them able
@@ -281,7 +281,8 @@ class Table:
             said += [f"No result on real data is committed yet. It is measured by `{self.command(scale='cpu', dataset='')}`."]
         for f in self.found:
             t = f.frames.get('', pd.DataFrame(dict(seed=[])))
-            said += [f'{f.dataset}: {r.model} has no row, for {r.source}.' for r in t[t.seed < 0].itertuples()]
+            for why,rows in t[t.seed < 0].groupby('source', sort=False):
+                said += [f"{f.dataset}: {', '.join(rows.model)} {'has' if len(rows) == 1 else 'have'} no row, for {why}."]
         return Shown(said)
 
     def show(self, *metrics, against): # metrics; the row the others are held against -> Shown
