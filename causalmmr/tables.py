@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'PARAMETERS', 'Row', 'lines', 'scaled', 'able', 'fitted', 'searched', 'cell', 'as_markdown', 'Shown',
-           'with_published', 'tested', 'in_words', 'forest', 'Found', 'in_files', 'results_dir', 'seeds_of', 'Table']
+           'or_first', 'with_published', 'tested', 'in_words', 'forest', 'Found', 'in_files', 'results_dir', 'seeds_of',
+           'Table']
 
 # %% ../nbs/73_tables.ipynb #c437596e
 import json
@@ -106,7 +107,7 @@ def searched(
 # %% ../nbs/73_tables.ipynb #72d881a9
 def cell(x): # a value of a frame -> text of a cell of Markdown
     "Text that stays inside its cell; empty where there is nothing."
-    if isinstance(x, float): return '' if np.isnan(x) else f'{x:.4g}'
+    if isinstance(x, float): return '' if np.isnan(x) else f'{x:.0f}' if x.is_integer() else f'{x:.4g}'
     return str(x).replace('|', '\\|').replace('\n', ' ')
 
 def as_markdown(
@@ -127,6 +128,13 @@ class Shown(list):
     def __repr__(self): return '\n\n'.join(p if isinstance(p, str) else p.to_string() for p in self)
 
 # %% ../nbs/73_tables.ipynb #d9b05a5a
+def or_first(
+    base:str, # the row that the others are held against
+    models,   # the rows that there are
+)->str:
+    "The base, or the first row where the base was not asked for or could not be run."
+    return base if base in set(models) else next(iter(models))
+
 def with_published(shown, tests): # of `for_people`, the tests -> with the published figures, where there are any
     if 'paper' not in tests or tests.paper.isna().all(): return shown
     text = lambda x, form: '' if pd.isna(x) else form.format(x)
@@ -140,6 +148,7 @@ def tested(
     published:dict=None,    # (row, 'recall@20') -> (the published figure, its source), as of `published`
 )->pd.DataFrame:            # lines of `compare` with metric, settings, epochs, minutes
     "Intervals and tests of every row, with what it was and what it cost."
+    base = or_first(base, runs.model)
     paper = {m: {row: v for (row,k),(v,_) in (published or {}).items() if k == m} for m in metrics}
     t = pd.concat([compare(runs, paper[m], m, base).assign(metric=m) for m in metrics], ignore_index=True)
     of_row = runs.groupby('model')
@@ -189,6 +198,10 @@ class Found:
     @property
     def simulated(self): return self.dataset in runs.WORLDS
 
+    def plain(self, name): # of a frame -> the frame
+        "A frame as it was measured, without the columns that name its origin."
+        return self[name].drop(columns=['dataset', 'data', 'code', 'made'], errors='ignore')
+
     def heading(self): # what stands above its part of a page
         "Whose figures these are, and how they are measured again."
         kind = 'simulated: this shows the method at work and says nothing of real data' if self.simulated else 'real data'
@@ -201,6 +214,7 @@ class Found:
 
     def show(self, *metrics, against): # metrics; the row the others are held against -> Shown
         "The table for people, and what it says in words."
+        against = or_first(against, self['tests'].model)
         tests = pd.concat([self.tests(m) for m in metrics], ignore_index=True)
         t = with_published(for_people(tests, against), tests)
         return Shown([self.heading(), t] + [f'{self.dataset}, {in_words(self.tests(m), against)}' for m in metrics])
@@ -297,15 +311,16 @@ class Table:
         real = [f for f in found if not f.simulated]
         return found if self.dataset or not real else real
 
-    def tell(self): # -> Shown
+    def tell(self, more=None): # MMData -> further notes on measured data -> Shown
         "The data and their notes; or, of what is committed, that there is none, and the command."
         said = [describe(self.data), *self.data.notes, f'`{self.command()}`'] if self.live else []
         if not self.live and all(f.simulated for f in self.found):
             said += [f"No result on real data is committed yet. It is measured by `{self.command(scale='cpu', dataset='')}`."]
+        if self.live and more: said += more(self.data)
         for f in self.found:
             t = f.frames.get('', pd.DataFrame(dict(seed=[])))
             for why,rows in t[t.seed < 0].groupby('source', sort=False):
-                said += [f"{f.dataset}: {', '.join(rows.model)} {'has' if len(rows) == 1 else 'have'} no row, for {why}."]
+                said += [f"{f.dataset}: {', '.join(rows.model)} {'has' if len(rows) == 1 else 'have'} no row: {why}."]
         return Shown(said)
 
     def show(self, *metrics, against): # metrics; the row the others are held against -> Shown
