@@ -6,9 +6,8 @@
 __all__ = ['BASE', 'ATTACKED', 'SCORES', 'MEANS', 'ALL', 'Stages', 'leak_lines', 'leak_means', 'frames', 'attributes_of',
            'leaks_of', 'beside', 'trade']
 
-# %% ../nbs/74_stages.ipynb #4c6ff7b5
+# %% ../nbs/74_stages.ipynb #4e4f1cac
 from functools import cached_property
-import numpy as np
 import pandas as pd
 from .disentangle import Split, attacker_users, sensitive
 from .fair.attack import leakage, views
@@ -16,9 +15,9 @@ from .fair.filters import freeze
 from .models.fmmrec import STAGES, parts_of
 from .models.itemgraph import LATTICE
 from .runs import kept, load_run, study_rows
-from .tables import Found, Shown, Table, lines, tested
+from .tables import Found, Table, tested
 
-# %% ../nbs/74_stages.ipynb #27dc4bd0
+# %% ../nbs/74_stages.ipynb #959d3acb
 BASE = 'LATTICE'                                               # the base's row, by its name
 ATTACKED = {'smoke': ('gender',), 'cpu': (), 'paper': ()}      # attributes by scale; (): all that the data have
 
@@ -42,9 +41,10 @@ class Stages:
         "The base recommender, trained on this split."
         return self.fit({BASE: [dict(model=LATTICE, seed=0) | self.settings['base']]})
 
-    def split(self, **how): # settings of `take_apart` -> modality -> Split
-        "The modalities taken apart."
-        found = kept('split', parts_of, self.data, out=self.t.out_dir, **self.settings['split'] | how)
+    def split(self, how='adversarial', **settings): # of `take_apart` -> modality -> Split
+        "The modalities taken apart; adversaries have the settings of their stage."
+        own = self.settings['split'] if how == 'adversarial' else {}
+        found = kept('split', parts_of, self.data, out=self.t.out_dir, how=how, **own | settings)
         return {m: Split(*x) for m,x in found.items()}
 
     def frozen(self, parts=None): # modality -> Split -> Vectors
@@ -59,11 +59,13 @@ class Stages:
     def tuned(self, rows, always=''): # name -> jobs; a row that others are held against -> runs
         "The base and the rows that are asked for."
         wanted = self.t.wanted or rows
-        return pd.concat([self.base, self.fit({n: jobs for n,jobs in rows.items() if n in wanted or n == always})], ignore_index=True)
+        runs = self.fit({name: jobs for name,jobs in rows.items() if name in wanted or name == always})
+        return pd.concat([self.base, runs], ignore_index=True)
 
     def attack(self, seen, **how): # view -> [U,d]; settings of `leakage` -> its lines
         "Both protocols on any vectors of the users."
-        return kept('attack', leakage, seen, self.labels, self.test, out=self.t.out_dir, **self.settings['attack'] | how)
+        settings = self.settings['attack'] | how
+        return kept('attack', leakage, seen, self.labels, self.test, out=self.t.out_dir, **settings)
 
     def attacked(self, runs, shops={}): # runs; row -> its own data, where it has any -> lines with model and seed
         "Both protocols on every run."
@@ -91,19 +93,19 @@ def leak_means(leaks:pd.DataFrame)->pd.DataFrame: # of `attacked` -> a line for 
     "Means over seeds."
     return leaks.groupby(['model', 'attribute', 'view'], sort=False)[MEANS].mean().reset_index()
 
-# %% ../nbs/74_stages.ipynb #3215b549
+# %% ../nbs/74_stages.ipynb #232a3f13
 def frames(
     s:Stages,
     runs:pd.DataFrame,        # of `tuned`
+    leaks:pd.DataFrame,       # of `attacked`
     against=BASE,             # the row that the others' accuracy is held against
     published=None,           # as of `Table.lines`
-    more=None,                # further lines, in place of those of the attacks
+    more=(),                  # further lines: frames with model, metric, value
 )->dict:
     "The frames of rows that are ranked and attacked."
-    leaks = s.attacked(runs)
-    measured = leak_lines(leaks) if more is None else more(leaks)
-    return {'': s.t.lines(runs, measured, published), 'tests': tested(runs, ('recall@20', 'ndcg@20'), against, published),
-            'leaks': leak_means(leaks)}
+    measured = pd.concat([leak_lines(leaks), *more], ignore_index=True)
+    tests = tested(runs, ('recall@20', 'ndcg@20'), against, published)
+    return {'': s.t.lines(runs, measured, published), 'tests': tests, 'leaks': leak_means(leaks)}
 
 # %% ../nbs/74_stages.ipynb #b6920123
 def attributes_of(f:Found)->list: # -> names
@@ -130,7 +132,7 @@ def beside(f:Found)->pd.DataFrame: # by model
     out['chance'] = leaks_of(f).chance95
     return out.dropna(axis=1, how='all')
 
-# %% ../nbs/74_stages.ipynb #24f5112c
+# %% ../nbs/74_stages.ipynb #5d08681c
 def trade(
     f:Found,
     ax,
@@ -144,4 +146,5 @@ def trade(
     ax.axvline(.5, color='grey', lw=.8)
     for m in x.index: ax.annotate(m, (x[m], y[m]), xytext=(4, 3), textcoords='offset points', fontsize=8)
     said = dict(auc='strict AUC').get(score, f'{score} score')
-    ax.set(xlabel=f'{said} of {attributes_of(f)[0]} (.5: nothing found)', ylabel='Recall@20', title=f'{f.dataset}: {said}')
+    ax.set(title=f'{f.dataset}: {said}', ylabel='Recall@20',
+           xlabel=f'{said} of {attributes_of(f)[0]} (.5: nothing found)')
