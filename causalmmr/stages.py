@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASE', 'ATTACKED', 'SCORES', 'MEANS', 'ALL', 'Stages', 'leak_lines', 'leak_means', 'frames', 'attributes_of',
-           'leaks_of', 'beside', 'trade']
+           'leaks_of', 'beside', 'trade', 'bars']
 
 # %% ../nbs/74_stages.ipynb #4e4f1cac
 from functools import cached_property
@@ -148,3 +148,15 @@ def trade(
     said = dict(auc='strict AUC').get(score, f'{score} score')
     ax.set(title=f'{f.dataset}: {said}', ylabel='Recall@20',
            xlabel=f'{said} of {attributes_of(f)[0]} (.5: nothing found)')
+
+# %% ../nbs/74_stages.ipynb #94be1eb0
+def bars(
+    x,          # strict scores: [groups, bars], or by group
+    ax,
+    title='',
+):
+    "Strict scores as bars."
+    x.plot.barh(ax=ax)
+    ax.axvline(.5, color='grey', lw=.8)
+    ax.invert_yaxis()
+    ax.set(title=title, xlabel='strict AUC (.5: nothing found)', ylabel='', xlim=(.4, 1))
