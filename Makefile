@@ -14,13 +14,14 @@ STAMP  := $(VENV)/.installed
 # Waiting threads sleep; big blocks of memory are kept and not given back after every step (plain byte counts: "1G" would be read as 1).
 RUN    := PATH="$(BIN):$$PATH" OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824
 
-.PHONY: help install reproduce test readme pages docs quarto lab bench clean
+.PHONY: help install reproduce test readme pages html docs quarto lab bench clean
 
 help:
 	@echo 'make reproduce   the main table of every paper on the simulator; prints them and the path of the HTML report'
 	@echo '                 (TABLES=--all for every table, SCALE=cpu|paper DATA=folder for real data, SEEDS=5, WORKERS=4, OUT=folder)'
 	@echo 'make test        the cells of every notebook, then tests/'
-	@echo 'make docs        the site, with Quarto, in _docs/    make pages   plain pages without Quarto, in _html/'
+	@echo 'make pages       execute every notebook that has changed and save what it shows (FRESH=1 for all, FLAGS="slow" for those cells too)'
+	@echo 'make docs        the site, with Quarto, in _docs/    make html    plain pages without Quarto, in _html/'
 	@echo 'make lab         JupyterLab in nbs/                  make bench   the speed suite'
 	@echo 'make readme      README.md from nbs/index.ipynb      make clean   remove built pages (no run, no environment)'
 
@@ -47,14 +48,20 @@ test: $(STAMP)
 readme: $(STAMP)
 	@$(RUN) python -W ignore tests/docs_check.py readme
 
+# Sets are printed in the same order on every machine, and one thread adds in the same order each time.
 pages: $(STAMP)
-	@$(RUN) python -W ignore tests/docs_check.py pages _html && echo "Open _html/contents.html"
+	@$(RUN) OMP_NUM_THREADS=1 PYTHONHASHSEED=0 python -W ignore tests/docs_check.py pages --workers $(WORKERS) $(if $(FRESH),--fresh) --flags '$(FLAGS)'
+
+html: $(STAMP)
+	@$(RUN) OMP_NUM_THREADS=1 python -W ignore tests/docs_check.py html _html && echo "Open _html/contents.html"
 
 quarto:
-	@command -v quarto >/dev/null || { echo "make docs needs Quarto, which pip cannot install: get it from https://quarto.org (make pages builds plain pages without it)." >&2; exit 2; }
+	@command -v quarto >/dev/null || { echo "make docs needs Quarto, which pip cannot install: get it from https://quarto.org (make html builds plain pages without it)." >&2; exit 2; }
 
-docs: quarto readme
+# nbdev_docs lets Quarto write README.md in its own manner: ours is made after it.
+docs: quarto $(STAMP)
 	$(RUN) nbdev_docs --n_workers 0
+	@$(RUN) python -W ignore tests/docs_check.py readme
 
 lab: $(STAMP)
 	@$(RUN) jupyter lab nbs
@@ -63,4 +70,4 @@ bench: $(STAMP)
 	@for b in bench bench_fmmrec bench_addrl bench_invrl; do echo "== $$b"; $(RUN) python benchmarks/$$b.py || exit 1; done
 
 clean:
-	rm -rf _docs _html _proc
+	rm -rf _docs _html _proc _pages.json

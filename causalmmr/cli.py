@@ -149,6 +149,17 @@ def reproduce(
            *parts, grid(pd.DataFrame(rows)[['job','status','seconds','error']]), f'report: {page}')
     if any(r['status'] == 'failed' for r in rows): raise typer.Exit(1)
 
+# %% ../nbs/72_cli.ipynb #90d90942
+def lying(name, data_dir, n_items, asked): # -> table of arrays in the folder of a data set that are not its features
+    if name in WORLDS: return pd.DataFrame()
+    at = find_folder(name, data_dir)
+    return not_taken(at if at.is_dir() else at.parent, n_items, asked)
+
+def hint(e, found): # a complaint about features -> the same, with the words to ask for those that are there
+    asks = [a for a in found.get('ask', []) if a]
+    if not asks or not re.search('feature|modalit', str(e)): return e
+    return BadInput(f"{str(e).rstrip('.')}; in the folder lies what can be asked for: {' '.join(f'--features {a}' for a in asks)}.")
+
 # %% ../nbs/72_cli.ipynb #f2c67725
 @app.command()
 def train(
@@ -161,7 +172,8 @@ def train(
     Model,hp,asked = find_model(model), read_settings(p or []), read_features(features)
     settings(Model, hp)
     d = runs.dataset(dataset, data, feats=asked)
-    row = run(Model, d, seed=seed, out=out, fresh=fresh, device=device, ckpt_seconds=ckpt_seconds, **hp)
+    try: row = run(Model, d, seed=seed, out=out, fresh=fresh, device=device, ckpt_seconds=ckpt_seconds, **hp)
+    except BadInput as e: raise (hint(e, lying(dataset, data, d.n_items, asked)) if not d.feats else e) from None
     at = [dict(split=s, **{m: row[f'{s} {m}'] for m in ('recall@10','ndcg@10','recall@20','ndcg@20')}) for s in runs.RANKINGS]
     answer(row, json, f"{row['model']} on {row['dataset']}, seed {seed}, {row['epochs']} epochs", grid(pd.DataFrame(at)), *d.notes, f"run: {row['folder']}")
 
@@ -294,14 +306,11 @@ def data_check(name:Dataset, features:Features=None, data:Data=None, json:Json=F
     found,groups,fatal = check(d), group_sizes(d), ''
     try: require_sound(d)
     except BadInput as e: fatal = str(e)
-    lying = pd.DataFrame()
-    if name not in WORLDS:
-        at = find_folder(name, data)
-        lying = not_taken(at if at.is_dir() else at.parent, d.n_items, asked)
+    there = lying(name, data, d.n_items, asked)
     parts = [part for words,t in (('problems', found), (f'attributes of users (small: groups of fewer than {LEAST})', groups),
-                                  ('lying in the folder, and taken only on request (--features)', lying)) if len(t) for part in (words, grid(t))]
+                                  ('lying in the folder, and taken only on request (--features)', there)) if len(t) for part in (words, grid(t))]
     verdict = f'not usable: {fatal}' if fatal else 'usable'
-    doc = dict(name=d.name, usable=not fatal, why=fatal, problems=found, attributes=groups, not_taken=lying, notes=list(d.notes))
+    doc = dict(name=d.name, usable=not fatal, why=fatal, problems=found, attributes=groups, not_taken=there, notes=list(d.notes))
     answer(doc, json, *parts, *d.notes, f'{d.name}: {verdict}')
     if fatal: raise typer.Exit(1)
 

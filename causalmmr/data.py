@@ -534,6 +534,8 @@ def not_taken(
 
 # %% ../nbs/00_data.ipynb #24f1ad97
 def _once(u, i, label): # [E] bool, the rows that stay, and what to say about the others
+    keys = u.astype(np.int64)*(int(i.max())+1) + i
+    if len(pd.unique(keys)) == len(keys): return np.ones(len(keys), bool), [] # the usual case, fast
     t = pd.DataFrame(dict(u=u, i=i, label=0 if label is None else label)).sort_values('label', kind='stable')
     again = t.duplicated(['u','i'])
     twice = t[t.duplicated(['u','i'], keep=False)]

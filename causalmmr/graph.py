@@ -73,7 +73,7 @@ def deal(
 
 # %% ../nbs/02_graph.ipynb #3432d1d3
 class Sparse(nn.Module):
-    "A constant sparse matrix: `A@x`, `A.mul(w)@x` with other weights on the same edges, and fast both ways."
+    "A constant sparse matrix: `A@x`, forward and backward each one sparse product."
     def __init__(self,
         row:Tensor,           # [E]
         col:Tensor,           # [E]

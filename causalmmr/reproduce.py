@@ -78,12 +78,13 @@ def asked(
     from causalmmr.runs import rows_wanted
     from causalmmr.train import available_device
     if scale not in datasets: raise BadInput(f'scale={scale!r}: {table} has the scales {", ".join(datasets)}.')
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1: raise BadInput(f'seeds={seeds!r}: it takes a whole number from 1.')
+    if type(seeds) is not int or seeds < 1: raise BadInput(f'seeds={seeds!r}: it takes a whole number from 1.')
     for k,v in flags.items():
         if not isinstance(v, bool): raise BadInput(f'{k}={v!r}: it takes True or False.')
     for k,v in dict(dataset=dataset, data_dir=data_dir, out_dir=out_dir, device=device, models=models).items():
         if not isinstance(v, (str, Path)): raise BadInput(f'{k}={v!r}: it takes a text.')
-    if data_dir and not Path(data_dir).expanduser().is_dir(): raise BadInput(f'data_dir={str(data_dir)!r}: there is no such folder.')
+    lies = Path(data_dir or '.').expanduser()
+    if not lies.is_dir(): raise BadInput(f'data_dir={str(data_dir)!r}: there is no such folder.')
     available_device(device)
     if models and choices is None: raise BadInput(f'models={models!r}: {table} has no rows to choose from.')
     rows_wanted(models, choices or [])
@@ -162,6 +163,11 @@ def plan(
             jobs.append(Job(n, known[n], fixed | dict(dataset=d), Path(out_dir).resolve(), tag(d)))
     return jobs
 
+# %% ../nbs/71_reproduce.ipynb #dcd4708a
+def row_of(job, status, error=''): # what is told of a job: one flat row
+    return dict(job=job.name, table=job.table, dataset=job.params['dataset'], data=job.data, status=status, seconds=0., error=error,
+                notebook=str(job.executed))
+
 # %% ../nbs/71_reproduce.ipynb #54a76bb7
 def execute(
     job,           # a Job
@@ -169,7 +175,7 @@ def execute(
 )->dict:           # job, status ('done', 'kept' or 'failed'), seconds, error, notebook
     "Run one job, unless it ended well before with the same key."
     import papermill                      # slow to import, and needed here only
-    row = dict(job=job.name, table=job.table, dataset=job.params['dataset'], data=job.data, status='kept', seconds=0., error='', notebook=str(job.executed))
+    row = row_of(job, 'kept')
     if job.done(): return row
     job.executed.parent.mkdir(parents=True, exist_ok=True); job.stamp.unlink(missing_ok=True)
     began,key = time.time(),job.key
@@ -222,8 +228,7 @@ def snake(jobs, workers): # Jobs, how many at once -> rows as of `execute`
     call = [*program, '-s', out/'Snakefile', '-d', out, '--cores', str(workers), '--keep-going', '--rerun-incomplete']
     subprocess.run([*call, '--unlock', '-q'], stdout=2, stderr=subprocess.DEVNULL); subprocess.run(call, stdout=2)
     status = lambda j: 'kept' if j.name in before else 'done' if j.done() else 'failed'
-    return [dict(job=j.name, table=j.table, dataset=j.params['dataset'], data=j.data, status=status(j), seconds=0., error='' if j.done() else 'see the notebook',
-                 notebook=str(j.executed)) for j in jobs]
+    return [row_of(j, status(j), '' if j.done() else 'see the notebook') for j in jobs]
 
 # %% ../nbs/71_reproduce.ipynb #4d6fe4dd
 def summary(
@@ -261,7 +266,8 @@ def publish(
     from causalmmr.runs import save_table                # brings torch along
     made = dict(data=data, code=package_code().hex()[:12], made=time.strftime('%Y-%m-%d', time.gmtime()))
     places = [(Path(out), ('dataset', 'data'))] + [(tables_dir().parent.parent/'results', ('dataset',))]*bool(commit)
-    return [save_table(t.assign(**made), folder, name, by, bool(models)) for folder,by in places for name,t in frames.items()]
+    jobs = [(folder, by, name, t.assign(**made)) for folder,by in places for name,t in frames.items()]
+    return [save_table(t, folder, name, by, some=bool(models)) for folder,by,name,t in jobs]
 
 def committed(
     name:str, # of a file of results/
@@ -271,7 +277,8 @@ def committed(
     return {} if not path.is_file() else {d: t.reset_index(drop=True) for d,t in pd.read_parquet(path).groupby('dataset')}
 
 # %% ../nbs/71_reproduce.ipynb #fa3312aa
-SPLITS = {'baby-swapped': ('baby', 'MMSSL'), 'sports': ('sports', 'MMSSL'), 'tiktok': ('tiktok', 'MMSSL'), 'clothing': ('clothing', 'LATTICE')}
+SPLITS = {'baby-swapped': ('baby', 'MMSSL'), 'sports': ('sports', 'MMSSL'), 'tiktok': ('tiktok', 'MMSSL'),
+          'clothing': ('clothing', 'LATTICE')}
 OURS   = {'MF-BPR': 'MFBPR'}   # a model's name in papers -> here
 
 def published(
@@ -282,15 +289,23 @@ def published(
     "The figures that papers give for this data set in this split; empty where there are none."
     path = tables_dir().parent.parent/'results'/'published.csv'
     if dataset not in SPLITS or not path.is_file(): return {}
-    t = pd.read_csv(path)
-    t = t[(t.dataset == SPLITS[dataset][0]) & (t.split == SPLITS[dataset][1]) & ((t.metric == metric) | (metric == '')) & ((t.k == k) | (k is None))]
-    return {(OURS.get(m, m), f'{metric}@{k}'): (v, source) for m,metric,k,v,source in zip(t.model, t.metric, t.k, t.value, t.source)}
+    theirs,split = SPLITS[dataset]
+    t = pd.read_csv(path).query('dataset == @theirs and split == @split')
+    if metric: t = t[t.metric == metric]
+    if k is not None: t = t[t.k == k]
+    return {(OURS.get(x.model, x.model), f'{x.metric}@{x.k}'): (x.value, x.source) for x in t.itertuples()}
 
 # %% ../nbs/71_reproduce.ipynb #30fa5193
-def as_html(notebook): # path of an executed notebook -> path of its HTML page beside it
+STYLE = ('<style>body{font:16px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}'
+         'table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ccc}'
+         'pre{overflow:auto;background:#f6f6f6;padding:.5em}img,svg{max-width:100%}.failed{color:#b00}</style>')
+
+def as_html(notebook): # path of an executed notebook -> path of its HTML page beside it, which fetches nothing
     from nbconvert import HTMLExporter
+    body = HTMLExporter(embed_images=True, template_name='basic').from_filename(str(notebook))[0]
     page = Path(notebook).with_suffix('.html')
-    page.write_text(HTMLExporter(embed_images=True).from_filename(str(notebook))[0], encoding='utf8')
+    head = f"<!doctype html><html lang='en'><meta charset='utf8'><title>{html.escape(page.stem)}</title>{STYLE}"
+    page.write_text(f'{head}<body>{body}</body></html>', encoding='utf8')
     return page
 
 # %% ../nbs/71_reproduce.ipynb #ee38a531
@@ -301,14 +316,13 @@ def figures_of(job): # -> paths of the job's pictures
     return sorted(mine, key=lambda p: p.stem)
 
 # %% ../nbs/71_reproduce.ipynb #528ab226
-STYLE = '<style>body{font:16px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ccc}img{max-width:100%}.failed{color:#b00}</style>'
-
 def _section(job, row): # one job's part of the report
     link = as_html(job.executed).name if job.executed.is_file() else ''
     says = html.escape(json.dumps({k: v for k,v in job.params.items() if k not in ('out_dir','data_dir')}))
     part = [f"<h2>{html.escape(job.name)}</h2><p class='{row['status']}'>{row['status']} {html.escape(row['error'])} · <code>{says}</code>"
             f" · <a href='notebooks/{html.escape(link)}'>executed notebook</a></p>"]
-    if len(t := results(job.out, job.table, job.params['dataset'], job.data)): part.append(t.to_html(na_rep='', border=0))
+    t = results(job.out, job.table, job.params['dataset'], job.data)
+    if len(t): part.append(t.to_html(na_rep='', border=0))
     for png in figures_of(job):
         part.append(f"<p><img alt='{html.escape(png.stem)}' src='data:image/png;base64,{base64.b64encode(png.read_bytes()).decode()}'></p>")
     return '\n'.join(part)

@@ -185,8 +185,16 @@ class Found:
 
     def show(self, *metrics, against): # metrics; the row the others are held against -> Shown
         "The table for people, and what it says in words."
+        self.check(against)
         t = for_people(pd.concat([self.tests(m) for m in metrics], ignore_index=True), against)
         return Shown([self.heading(), t] + [f'{self.dataset}, {in_words(self.tests(m), against)}' for m in metrics])
+
+    def check(self, against): # a row; raises BadInput
+        "The differences in the frame must be to this row."
+        t = self['tests']
+        off = t[(t.model == against) & (t['diff'] != 0)]
+        if len(off) or against not in set(t.model):
+            raise BadInput(f'The differences of {self.dataset} were not taken to {against}.')
 
     def draw(self, *metrics): # -> the figure
         "A forest of every metric, side by side."

@@ -2,8 +2,10 @@
 import numpy as np, pandas as pd, pytest, torch
 from causalmmr.causal.scm import toy
 from causalmmr.data import BadInput, read_array
-from causalmmr.fair.attack import official, strict, views
+from causalmmr.fair import attack
+from causalmmr.fair.attack import ATTACKERS, leakage, official, strict, views
 from causalmmr.models.classic import MFBPR
+from causalmmr.runs import kept, kept_key
 from causalmmr.train import rng
 
 @pytest.fixture(scope='module')
@@ -45,3 +47,23 @@ def test_a_model_without_vectors_is_attacked_through_its_scores():
 
 def test_one_sentence_for_labels_without_values():
     with pytest.raises(BadInput, match='only one value'): official(dict(explicit=torch.randn(20, 4)), dict(x=torch.zeros(20, dtype=torch.long)), torch.arange(20) < 4)
+
+def test_an_attack_is_kept_by_its_code_and_its_content(tmp_path, monkeypatch):
+    "Anything that decides an attack gives it another name: vectors, labels, users, settings, and any helper of any attacker, the classifiers of another module among them."
+    g = rng(0)
+    x, s = torch.randn(80, 4, generator=g), torch.randint(2, (80,), generator=g)
+    test = torch.arange(80)%4 == 0
+    how = dict(seeds=1, epochs=3, attackers=('logistic',), folds=0)
+    made = kept('attack', leakage, dict(explicit=x), dict(s=s), test, out=tmp_path, **how)
+    again = kept('attack', leakage, dict(explicit=x), dict(s=s), test, out=tmp_path, **how)
+    pd.testing.assert_frame_equal(made, leakage(dict(explicit=x), dict(s=s), test, **how))
+    pd.testing.assert_frame_equal(made, again)
+    key = lambda x=x, s=s, test=test, **kw: kept_key(leakage, (dict(explicit=x), dict(s=s), test), how | kw)
+    keys = [key(), key(x=x+1e-6), key(s=1-s), key(test=~test), key(seeds=2), key(folds=5)]
+    for name in ('_scores', '_aucs', '_doubt', 'axes', '_descend', 'gradients', 'hard_score'):
+        with monkeypatch.context() as m:
+            old = getattr(attack, name)
+            m.setattr(attack, name, lambda *a, **k: old(*a, **k))
+            keys.append(key())
+    assert len(set(keys)) == len(keys) and key() == keys[0]
+    assert set(ATTACKERS) == {'logistic', 'kernel', 'network', 'boosting'}

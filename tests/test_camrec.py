@@ -66,6 +66,31 @@ def test_gates_can_find_accidents():
         for v in m.views: v.scorers = torch.nn.ModuleList([Knows(), Knows()])
         assert gate_auc(edge_gates(m, data.train), w.accident) == 1
 
+def test_the_theory_mode_adjusts_in_a_shop_of_its_own():
+    "Strata that nobody may read off an item's score, and vectors for whoever wants vectors."
+    data = two(toy().data); m = CaMRec(data, rng(0), d=8, knn=(5,), theory=True, n_draws=2, n_bank=4)
+    fit(m, data, epochs=3, batch=1024, lr=.02, progress=False)
+    with torch.no_grad():
+        for p in m.outcome.V: p.normal_(generator=rng(1))                           # users who mind strata very much
+    users,at = torch.arange(data.n_users),m.adjust.strata.at
+    p = m.eval().preference(users)
+    assert torch.equal(p, m.scores(users)) and torch.allclose(p[7:9], m.train().eval().preference(torch.tensor([7, 8])), atol=1e-6)
+    assert torch.allclose(p.mean(1), p.new_tensor(torch.bincount(data.train[0])/data.n_items), atol=.2)
+    style = at == at.mode().values
+    m.train(); at.copy_(at.flip(0))
+    assert torch.allclose(m.eval().preference(users), p, atol=1e-6) and not torch.equal(style, style.flip(0))
+    x_u,x_i = m.final()
+    assert x_u.shape == (data.n_users, 16) and x_i.shape == (data.n_items, 16)
+    m.train()
+    with torch.no_grad(): at.zero_()                                                # one stratum for all: the sum has one term
+    assert (m.eval().preference(users)-p).abs().max() > .01 and len(m.read.p_c) == 1
+
+def test_thinned_training_runs_in_every_mode():
+    data = two(toy().data)
+    for hp in (dict(), dict(theory=True), dict(released=True)):
+        m = CaMRec(data, rng(0), d=8, knn=(5,), max_edges=300, **hp); h = fit(m, data, epochs=6, batch=1024, lr=.02, progress=False)
+        assert h.loss.iloc[-1] < h.loss.iloc[0]
+
 RUN = ['train', 'causalmmr.models.camrec:CaMRec', 'toy', '-p', 'd=8', '-p', 'knn=(5,)', '-p', 'epochs=2', '-p', 'batch=1024', '--json']
 
 def test_from_the_shell(cli, tmp_path):

@@ -1,7 +1,7 @@
 "The simulator at its edges: sizes, processes, bad settings, and whether a model can learn from it."
-import math, os, subprocess, sys
+import hashlib, math, os, subprocess, sys
 import pytest, torch
-from causalmmr.causal.scm import Shop, WORLDS, confounded, descendants, mediated, simulate, smoke, source, toy, world
+from causalmmr.causal.scm import Shop, WORLDS, confounded, descendants, mediated, shown, simulate, smoke, source, toy, world
 from causalmmr.data import BadInput, check
 
 def python(code, **env): # run in a process of its own
@@ -29,6 +29,35 @@ def test_same_in_every_process():
     assert other == [w.data.fingerprint, str(w.uniform_test.sum().item()), w.flip('gender').data.fingerprint]
     assert other[0] != other[2]
 
+def content_of(w): # -> hash of everything a world shows, features left out (their last digits depend on the processor)
+    parts = (w.data.train, w.data.valid, w.data.test, w.uniform_test, w.ood_test, w.env, w.accident)
+    return hashlib.sha256(b''.join(x.numpy().tobytes() for x in parts)).hexdigest()[:16]
+
+# Made before the shop could know its users: a world without `personalised` is still the same world, click for click.
+OLD = [(toy, {}, '9ea736c62f2a0131'), (toy, dict(seed=3, confounding=2), 'cef9b27756e9150b'), (smoke, {}, '2bc7c27e49601871'), (smoke, dict(seed=2, env_shift=4), '40d9f9445fa45469')]
+
+@pytest.mark.parametrize('make,settings,known', OLD)
+def test_worlds_without_a_recommender_are_the_old_ones(make, settings, known):
+    assert content_of(make(**settings)) == known
+    assert content_of(make(**settings, personalised=.2)) != known
+
+def test_a_personalised_world_is_the_same_in_every_process():
+    code = 'from causalmmr.causal.scm import toy; w = toy(1, personalised=1); print(w.data.fingerprint, w.uniform_test.sum().item())'
+    w = toy(1, personalised=1)
+    assert python(code, PYTHONHASHSEED='7', OMP_NUM_THREADS='2') == [w.data.fingerprint, str(w.uniform_test.sum().item())]
+
+def test_everybody_is_shown_the_same_under_uniform_exposure():
+    a,b = (toy(personalised=k).do(exposure='uniform') for k in (0, 2))
+    assert torch.equal(a.observed.pairs, b.observed.pairs) and torch.equal(a.flip('gender').propensity([3]), b.propensity([3]))
+
+def test_the_share_shown_is_the_propensity_of_the_pair():
+    w = toy(personalised=1.5, shown=20, clicks=4); u = torch.arange(200)
+    seen = torch.zeros(200, 120)
+    for k in range(200): seen += torch.zeros(200, 120).scatter_(1, shown(w, u, 'share', k)[0], 1.)/200
+    p = w.propensity(u)
+    assert ((seen-p).abs() < 5.5*(p*(1-p)/200).sqrt()+.01).all()                # 24,000 pairs, each within its error
+    assert ((seen-p.mean(0)).abs() > 5.5*(p*(1-p)/200).sqrt()+.01).float().mean() > .3  # one propensity per item is not enough
+
 def test_a_generator_is_the_only_source():
     torch.manual_seed(5); before = torch.random.get_rng_state()
     g = lambda: torch.Generator().manual_seed(11)
@@ -38,8 +67,9 @@ def test_a_generator_is_the_only_source():
     gen = g(); assert simulate(gen, n_users=50).seed != simulate(gen, n_users=50).seed
 
 @pytest.mark.parametrize('settings', [
-    dict(n_users=1), dict(n_items=2), dict(n_envs=1), dict(n_envs=2), dict(n_styles=(1, 1)), dict(core=0), dict(core=60), dict(n_spurious=0), dict(shared=1, loyalty=1),
-    dict(content=0, shared=0, confounding=0, exposure=0, accidents=0, sensitive=0, attributes=0, env_shift=0, spread=0, feat_noise=0, loyalty=0)])
+    dict(n_users=1), dict(n_items=2), dict(n_envs=1), dict(n_envs=2), dict(n_styles=(1, 1)), dict(core=0), dict(core=60), dict(n_spurious=0), dict(shared=1, loyalty=1), dict(personalised=1), dict(personalised=30, n_envs=1),
+    dict(content=0, shared=0, confounding=0, exposure=0, accidents=0, sensitive=0, attributes=0, env_shift=0, spread=0, feat_noise=0, loyalty=0),
+    dict(personalised=1, content=0, confounding=0, attributes=0)])
 def test_edges(settings):
     w = toy(**settings)
     assert all(x.isfinite().all() for x in w.data.feats.values())
@@ -53,7 +83,7 @@ def test_all_off_is_a_coin():
 
 @pytest.mark.parametrize('bad', [
     dict(n_users=0), dict(n_users=-3), dict(n_users='many'), dict(n_users=2.5), dict(n_items=1), dict(shown=0), dict(shown=10**6), dict(clicks=0), dict(clicks=60), dict(core=61),
-    dict(accidents=-.1), dict(accidents=1), dict(shared=1.1), dict(loyalty=2), dict(content=-1), dict(confounding=math.inf), dict(exposure=None), dict(env_shift=math.nan),
+    dict(accidents=-.1), dict(accidents=1), dict(shared=1.1), dict(loyalty=2), dict(content=-1), dict(confounding=math.inf), dict(exposure=None), dict(personalised=-1), dict(env_shift=math.nan),
     dict(n_envs=0), dict(n_styles=(0, 3)), dict(n_styles=3), dict(widths=(32, 24)), dict(widths=(12, 24, 16)), dict(n_spurious=32), dict(sensitive=True), dict(colour=1)])
 def test_bad_settings_take_one_sentence(bad):
     with pytest.raises(BadInput) as e: toy(**bad)

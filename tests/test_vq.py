@@ -82,8 +82,8 @@ def test_identical_items():
 
 def test_extreme_values_stay_finite():
     x = 1e4*items()
-    for sign in (False, True):
-        q = Codebook(rng(0), 50, 16, released_sign=sign).eval()(x)
+    for sign,tau in ((False, 0.), (False, 1.), (True, 1.)):
+        q = Codebook(rng(0), 50, 16, tau=tau, released_sign=sign).eval()(x)
         assert q.isfinite().all() and q.abs().max() <= 1/50+1e-6             # a mean of codes lies among the codes
         assert torch.allclose(soft(sqdist(x, x[:5]), 1., sign).sum(1), torch.ones(500), atol=1e-5)
 

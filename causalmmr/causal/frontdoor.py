@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['frontdoor', 'fit_net', 'neural_frontdoor', 'concrete', 'graphs', 'gate_law', 'graph_sum', 'additive', 'graph_sampled',
-           'over_bank', 'by_group']
+           'both_doors', 'over_bank', 'by_group']
 
 # %% ../../nbs/12_frontdoor.ipynb #7a324274
-import torch
+import itertools, torch
 from torch import nn, Tensor
 from ..data import BadInput
 from .backdoor import Estimate, onehot, outcome
@@ -141,6 +141,25 @@ def graph_sampled(
     inner = f(m.flatten(0, 1).to(prior.dtype), bank.to(prior.dtype))@prior
     return inner.view(len(p), S).mean(1)
 
+# %% ../../nbs/12_frontdoor.ipynb #b60a632d
+def both_doors(
+    f,       # (m, g', c) -> [B,I] P(y | m, g', c)
+    m,       # values of the mediator, or draws of it, one after the other
+    p_m,     # P(m | g) of each: a number (1/S for S draws), or a tensor where rows differ
+    bank,    # the g' of others, one after the other
+    p_g,     # P(g') of each, a number
+    strata,  # the c, one after the other
+    p_c,     # P(c) of each, a number
+)->Tensor:   # [B,I] probabilities
+    "$\\sum_mP(m\\mid g)\\sum_{g'}P(g')\\sum_cP(c)\\,f(m,g',c)$, every term of it."
+    for what,p in dict(mediator=p_m, bank=p_g, strata=p_c).items():
+        p = torch.as_tensor(p)
+        if (p < 0).any() or (p.sum(0)-1).abs().max() > 1e-4: raise BadInput(f'the prior of the {what} must be probabilities')
+    total = 0.
+    for (x,a),(y,b),(z,c) in itertools.product(zip(m, p_m), zip(bank, p_g), zip(strata, p_c)):
+        total = total + a*b*c*f(x, y, z)
+    return total
+
 # %% ../../nbs/12_frontdoor.ipynb #12b4c411
 def over_bank(
     x_m:Tensor,    # [B,I] logits that read the gated graph
@@ -148,11 +167,7 @@ def over_bank(
     prior:Tensor,  # [K] P(g'); sums to 1
 )->Tensor:         # [B,I] probabilities
     "$\\sum_{g'}P(g')\\,\\sigma(x_m+x_{g'})$."
-    if abs(float(prior.sum())-1) > 1e-4 or (prior < 0).any():
-        raise BadInput('the prior of the bank must be probabilities')
-    out = torch.zeros_like(x_m)
-    for p,x in zip(prior, x_g): out = out + p*torch.sigmoid(x_m+x)
-    return out
+    return both_doors(lambda m,g,c: torch.sigmoid(m+g), [x_m], [1.], x_g, prior, [0], [1.])
 
 # %% ../../nbs/12_frontdoor.ipynb #bbf1a67a
 def by_group(

@@ -6,9 +6,10 @@
 __all__ = ['MODALITIES', 'CLASSES', 'K', 'PARENTS', 'BLOCK', 'WORLDS', 'Shop', 'source', 'randn', 'one_of', 'stratum',
            'centroids', 'style', 'leanings', 'audience', 'content', 'category', 'price', 'brand', 'hype', 'look',
            'factors', 'spurious', 'feats', 'mix', 'gender', 'age', 'occupation', 'taste', 'style_taste', 'factor_taste',
-           'season', 'exposure', 'accidents', 'descendants', 'shown', 'part', 'visit', 'Clicks', 'World', 'calibrate',
-           'settle', 'away', 'one_env', 'attacker_test', 'table', 'fresh', 'simulate', 'toy', 'smoke', 'seasons',
-           'world', 'style_by_chance', 'Trial', 'toss', 'confounded', 'omitted_bias', 'mediated']
+           'season', 'exposure', 'accidents', 'descendants', 'score', 'odds_for', 'chance', 'next_item', 'shown',
+           'part', 'visit', 'Clicks', 'World', 'earlier_recommender', 'calibrate', 'settle', 'away', 'one_env',
+           'attacker_test', 'table', 'fresh', 'simulate', 'toy', 'smoke', 'seasons', 'world', 'style_by_chance',
+           'Trial', 'toss', 'confounded', 'omitted_bias', 'mediated']
 
 # %% ../../nbs/10_scm.ipynb #00aba4b1
 import hashlib, inspect, math
@@ -38,6 +39,7 @@ class Shop:
     shared:float = .7         # style -> content of every modality, a correlation in [0,1]
     confounding:float = 1.    # style -> preference
     exposure:float = .6       # hype -> what is shown
+    personalised:float = 0.   # an earlier recommender's score -> what a user is shown
     accidents:float = .1      # share of clicks that nobody meant, in [0,1)
     sensitive:float = .5      # gender, age, occupation -> taste, and the audience -> content
     attributes:float = 1.     # price, brand, category -> preference and features
@@ -209,7 +211,7 @@ _EQUATIONS = [stratum, centroids, style, leanings, audience, content, category, 
              spurious, feats, gender, age, occupation, taste, style_taste, factor_taste, season, exposure, accidents]
 PARENTS = {f.__name__: [a for a in inspect.signature(f).parameters if a not in 'pg'] for f in _EQUATIONS}
 PARENTS |= dict(preference=['content', 'style', 'factors', 'taste', 'style_taste', 'factor_taste'],
-                shown=['exposure', 'season'], click=['preference', 'shown', 'accidents'])
+                score=['preference'], shown=['exposure', 'season', 'score'], click=['preference', 'shown', 'accidents'])
 
 # %% ../../nbs/10_scm.ipynb #eaaaf0cf
 def descendants(
@@ -221,6 +223,50 @@ def descendants(
 # %% ../../nbs/10_scm.ipynb #51fba2e4
 BLOCK = 1024 # users simulated at a time; it addresses noise, so it is no setting
 
+# %% ../../nbs/10_scm.ipynb #b21ed27c
+def score(
+    w,            # world
+    users:Tensor, # [B]
+)->Tensor:        # [B,I] mean 0 and deviation 1 for every user; 0 for a user of whom nothing is known
+    "What the earlier recommender expects a user to like."
+    q = w.earlier[0][users]@w.earlier[1].T
+    return (q-q.mean(1, keepdim=True))/q.std(1, keepdim=True).clamp(min=1e-9)
+
+# %% ../../nbs/10_scm.ipynb #eeb1361d
+def odds_for(
+    w,            # world
+    users:Tensor, # [B]
+    k:int,        # environment
+)->Tensor:        # [B,I] odds that the next item shown to the user there is this one
+    "Hype, look, and the user's own scores."
+    return (w['exposure'][k].double() + w.p.personalised*score(w, users)).softmax(1)
+
+# %% ../../nbs/10_scm.ipynb #338f1484
+def chance(
+    w,            # world
+    users:Tensor, # [B]
+)->Tensor:        # [B,I] odds that the next item shown to the user is this one, wherever the user is
+    "Mean over the environments that the user shops in."
+    season = w['season'][users].double()
+    if not w.personal: return season@w.odds
+    return sum(season[:,k,None]*odds_for(w, users, k) for k in range(w.p.n_envs))
+
+# %% ../../nbs/10_scm.ipynb #dc976833
+def next_item(
+    w,            # world
+    users:Tensor, # [B]
+    e:Tensor,     # [B,S] environments
+    r:Tensor,     # [B,S] numbers between 0 and 1
+)->Tensor:        # [B,S] items
+    "The item that a number falls on, where every item is as wide as its odds."
+    I = w.p.n_items
+    if not w.personal: return (torch.searchsorted(w.ladder, r+e, right=True) - e*I).clamp(0, I-1)
+    i = torch.zeros_like(e)
+    for k in range(w.p.n_envs):
+        ladder = odds_for(w, users, k).cumsum(1)
+        i = torch.where(e == k, torch.searchsorted(ladder, r, right=True).clamp(max=I-1), i)
+    return i
+
 # %% ../../nbs/10_scm.ipynb #4ce26f3f
 def shown(
     w,              # world
@@ -228,10 +274,10 @@ def shown(
     *address,       # of the noise
 ):                  # -> items [B,S], environments [B,S], shown for the first time [B,S]
     "Draw the environment, then an item by its odds there."
-    size,I,g = (len(users), w.p.shown), w.p.n_items, source(w.seed, *address)
+    size,g = (len(users), w.p.shown), source(w.seed, *address)
     e = (torch.rand(size, generator=g)[...,None] > w['season'][users].cumsum(1)[:,None,:-1]).sum(-1)
     r = torch.rand(size, generator=g, dtype=torch.float64)
-    i = (torch.searchsorted(w.ladder, r+e, right=True) - e*I).clamp(0, I-1)
+    i = next_item(w, users, e, r)
     s,order = i.sort(dim=1, stable=True)
     again = torch.zeros(size, dtype=torch.bool).scatter(1, order[:,1:], s[:,1:] == s[:,:-1])
     return i, e, ~again
@@ -300,7 +346,7 @@ class World:
     def preference(self, users): # [B] -> [B,I] probability of liking, were it shown: the truth to rank by
         return torch.sigmoid(self.utility(users))
     def propensity(self, users): # [B] -> [B,I] probability of being shown at least once
-        return (1 - (1 - self['season'][users].double()@self.odds)**self.p.shown).float()
+        return (1 - (1 - chance(self, users))**self.p.shown).float()
 
     def interventional(self, users): # [B] -> [B,I] the same, were style left to chance: what adjusting should find
         return style_by_chance(self, users)
@@ -320,6 +366,8 @@ class World:
 
     style = property(lambda self: self['style']) # [I,4] hidden
     stratum = property(lambda self: self['stratum']) # [I] hidden
+    personal = property(lambda self: self.p.personalised > 0 and 'exposure' not in self.done) # is the score in use?
+    earlier = cached_property(lambda self: earlier_recommender(self)) # [U,8], [I,8]
     coarse = property(lambda self: self.stratum//self.p.n_styles[1]) # [I] upper level of the strata
     observed = cached_property(lambda self: self.clicks()) # Clicks
     env = property(lambda self: self.observed.env[self.observed.part == 0]) # [E] of each training pair
@@ -327,6 +375,19 @@ class World:
     data = cached_property(lambda self: table(self)) # MMData
     uniform_test = cached_property(lambda self: fresh(self, 'uniform', exposure='uniform', accidents=0)) # [2,E]
     ood_test = cached_property(lambda self: fresh(self, 'ood', env='away', accidents=0)) # [2,E]
+
+# %% ../../nbs/10_scm.ipynb #2323aff3
+def earlier_recommender(
+    w:World, # any world
+    d=8,     # directions
+):           # -> [U,d], [I,d] whose product is the score
+    "PureSVD of the likes of one visit under uniform exposure, by subspace iteration."
+    likes = w.do(exposure='uniform', accidents=0).clicks('earlier', core=0).pairs
+    once,size = torch.ones(likes.shape[1], dtype=torch.float64), (w.p.n_users, w.p.n_items)
+    R = torch.sparse_coo_tensor(likes, once, size, check_invariants=True)
+    Q = randn(source(w.seed, 'recommender'), w.p.n_items, min(d, w.p.n_items)).double()
+    for _ in range(20): Q = torch.linalg.qr(R.T@(R@Q))[0]
+    return R@Q, Q
 
 # %% ../../nbs/10_scm.ipynb #ef950ade
 def calibrate(

@@ -49,13 +49,13 @@ def vq_loss(
 
 # %% ../../nbs/14_vq.ipynb #a859f89d
 class Codebook(nn.Module):
-    "K codes: the nearest in training, a soft mean in evaluation."
+    "K codes: the nearest in training; in evaluation the nearest, or a soft mean."
     def __init__(self,
         g:torch.Generator,   # decides the codes at the start
         K:int=50,            # number of codes
         d:int=64,            # width
         beta:float=.2,       # weight of the commitment
-        tau:float=1.,        # temperature of the soft mean
+        tau:float=0.,        # temperature of a soft mean in evaluation; 0: the nearest code, as in training
         ema=False,           # codes are running means, and not trained by gradient
         decay:float=.99,     # of the running means
         dead:float=0.,       # a code with a smaller running count is put elsewhere; 0: never
@@ -63,9 +63,9 @@ class Codebook(nn.Module):
         released_sign=False, # the soft mean weighs the farthest most
     ):
         super().__init__()
-        if K < 1 or d < 1 or beta < 0 or dead < 0 or tau <= 0 or not 0 <= decay < 1:
+        if K < 1 or d < 1 or beta < 0 or dead < 0 or tau < 0 or not 0 <= decay < 1:
             raise BadInput(f'a codebook needs K={K} and d={d} of at least 1, beta={beta} and dead={dead} of at least 0, '
-                           f'tau={tau} above 0, decay={decay} in [0,1)')
+                           f'tau={tau} of at least 0, decay={decay} in [0,1)')
         if ema and released_loss: raise BadInput('released_loss=True trains the codes by gradient, ema=True does not')
         self.beta,self.tau,self.ema,self.decay,self.dead = beta,tau,ema,decay,dead
         self.released_loss,self.released_sign = released_loss,released_sign
@@ -78,6 +78,7 @@ class Codebook(nn.Module):
     def match(self, x): return sqdist(x, self.codes).argmin(1)               # [n,d] -> [n] strata
     def forward(self, x): # [n,d] -> [n,d]
         if self.training: return straight_through(x, self.codes[self.match(x)])
+        if not self.tau: return self.codes[self.match(x)]
         return soft(sqdist(x, self.codes), self.tau, self.released_sign)@self.codes
 
     def loss(self, x): # [n,d] -> []
