@@ -623,7 +623,7 @@ def why_untested(tests, base): # -> [rows] of text, '' where tested
     why = []
     for m,s,b in zip(both.model, both.stopped, both.of_base.fillna('unknown')):
         reasons = [f'{n} {WHY[x]}' for n,x in ((m, s), (base, b)) if x and m != base]
-        why.append(f'none: {reasons[0]}' if reasons else '')
+        why.append(reasons[0] if reasons else '')
     return np.array(why, dtype=object)
 
 # %% ../nbs/70_runs.ipynb #6fba50fa
@@ -644,9 +644,10 @@ def for_people(
     t[f'minus {base}'] = ['' if m == base else f'{x:+.4f}' for m,x in zip(tests.model, tests['diff'])]
     why = why_untested(tests, base)
     for said,c in {'p (t)': 'p_t_holm', 'p (Wilcoxon)': 'p_w_holm', 'p (runs)': 'p_runs_holm'}.items():
-        t[said] = [w or p(x) for w,x in zip(why, tests[c])]
+        t[said] = ['' if w else p(x) for w,x in zip(why, tests[c])]
     for said,c,form in (('df', 'df_runs', '{:.1f}'), ('detectable', 'detectable', '{:.4f}')):
         t[said] = [num(x, form) for x in tests[c].where(why == '')]
+    if any(why): t['not tested'] = why
     return t
 
 # %% ../nbs/70_runs.ipynb #2ff28344

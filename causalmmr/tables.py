@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'PARAMETERS', 'Row', 'lines', 'scaled', 'able', 'fitted', 'searched', 'cell', 'as_markdown', 'Shown',
            'or_first', 'with_published', 'tested', 'in_words', 'forest', 'Found', 'in_files', 'results_dir', 'seeds_of',
-           'Table']
+           'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on']
 
 # %% ../nbs/73_tables.ipynb #c437596e
 import json
@@ -16,9 +16,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from . import runs
+from .causal.scm import world
 from .data import BadInput, MMData, describe
+from .invariant.environments import column_of
+from .metrics import compare_table, two_se
 from .reproduce import asked, command, publish, tables_dir
-from .runs import compare, for_people, pick, rows_wanted, study_rows, tidy, verdict
+from .runs import compare, for_people, pick, rows_wanted, runs_as_draws, study_rows, tidy, untested, verdict
+from .train import load_tensors, rng
 
 # %% ../nbs/73_tables.ipynb #eaabf9b7
 @dataclass(frozen=True)
@@ -215,9 +219,17 @@ class Found:
     def show(self, *metrics, against): # metrics; the row the others are held against -> Shown
         "The table for people, and what it says in words."
         against = or_first(against, self['tests'].model)
+        self.check(against)
         tests = pd.concat([self.tests(m) for m in metrics], ignore_index=True)
         t = with_published(for_people(tests, against), tests)
         return Shown([self.heading(), t] + [f'{self.dataset}, {in_words(self.tests(m), against)}' for m in metrics])
+
+    def check(self, against): # a row; raises BadInput
+        "The differences in the frame must be to this row."
+        t = self['tests']
+        off = t[(t.model == against) & (t['diff'] != 0)]
+        if len(off) or against not in set(t.model):
+            raise BadInput(f'The differences of {self.dataset} were not taken to {against}.')
 
     def draw(self, *metrics): # -> the figure
         "A forest of every metric, side by side."
@@ -258,7 +270,7 @@ class Table:
         name:str,   # of the notebook, such as camrec_overall
         given:dict, # the notebook's parameters: globals()
     ):
-        self.name,self.absent,self.measured = name,{},None
+        self.name,self.absent,self.measured,self.anew = name,{},None,set()
         for k,default in PARAMETERS.items(): setattr(self, k, given.get(k, default))
         checked = {k: getattr(self, k) for k in PARAMETERS}
         if self.live: self.dataset,self.tag = asked(name, **checked)
@@ -269,6 +281,9 @@ class Table:
     def live(self): return self.scale != 'committed'
     @cached_property
     def data(self): return runs.dataset(self.dataset, self.data_dir or None)
+
+    @cached_property
+    def world(self): return world(self.dataset) if self.dataset in runs.WORLDS else None   # the simulated shop behind the data
 
     def by_scale(self, values): # as of `scaled`
         "The value for this scale and data set."
@@ -285,6 +300,10 @@ class Table:
         todo = {n: r for n,r in named.items() if n not in self.absent}
         if not todo: raise BadInput('; '.join(dict.fromkeys(self.absent[n] for n in named)) + '.')
         return fitted(todo, self.data, self.seeds, by, self.fresh, out=self.out_dir, device=self.device)
+
+    def kept(self, name, f, *inputs, **settings): # as of `kept`
+        "An artefact of this table's store."
+        return runs.kept(name, f, *inputs, out=self.out_dir, fresh=self.fresh, **settings)
 
     def lines(self, runs=(), more=(), published=None, selected_on='valid recall@20'): # final runs, further numbers -> lines of a file
         "The ranking metrics of runs, what else was measured, and the rows that could not be run."
@@ -333,3 +352,79 @@ class Table:
         folder = Path(self.out_dir)/'figures'
         folder.mkdir(parents=True, exist_ok=True)
         fig.savefig(folder/f"{'-'.join(filter(None, (self.name, self.data.name, self.tag, rest)))}.png", dpi=120)
+
+# %% ../nbs/73_tables.ipynb #afd4d5b5
+def train(
+    t:Table, Model:type, seed:int,
+    data:MMData=None, # to train on instead of the table's own
+    **settings,       # of the model and of `fit`
+)->tuple:             # the run's row; data -> the trained weights on that data's features
+    "One run of a table, and the model that came out of it."
+    data = data or t.data
+    name = runs.identity(Model, data, seed, settings)['run']
+    row = runs.run(Model, data, seed, t.out_dir, False, t.fresh and name not in t.anew, t.device, **settings)
+    t.anew.add(name)
+    own = runs.settings(Model, settings)[0]
+    def on(data):
+        model = Model(data, rng(seed), **own)
+        model.load_state_dict(load_tensors(Path(row['folder'])/'model.safetensors')[0])
+        return model.eval().requires_grad_(False)
+    return row, on
+
+# %% ../nbs/73_tables.ipynb #55be9bc9
+def users_on(judged, test, metric): # of `judge`, with model and seed -> [users, (model, seed)], the metric with the test's cutoff
+    "What every run gave every user of a test."
+    column = column_of(judged, test, metric)
+    return judged[judged.test == test].pivot(index='user', columns=['model', 'seed'], values=column), column
+
+def tested_on(
+    judged:pd.DataFrame, # of `judge`, with model and seed
+    stopped:dict,        # model -> how its runs ended, as of `worst`
+    metrics,             # such as ('recall@20',)
+    base:str,            # the row that the others are held against
+)->pd.DataFrame:         # lines as of `tested`, with test and two_se_diff
+    "Intervals and tests of every row, test by test."
+    parts,models = [],list(dict.fromkeys(judged.model))
+    for metric,test in ((m, t) for m in metrics for t in dict.fromkeys(judged.test)):
+        users,column = users_on(judged, test, metric)
+        values = {m: users[m].mean(axis=1).to_numpy() for m in models}
+        by_seed = {m: users[m].mean().to_numpy() for m in models}
+        t = compare_table(values, base).set_index('model', drop=False).join(runs_as_draws(values, by_seed, base))
+        t['two_se'] = [float(two_se(values[m])) for m in t.index]
+        t['two_se_diff'] = [float(two_se(values[m]-values[base])) for m in t.index]
+        t['sd_seeds'] = [pd.Series(by_seed[m]).std() for m in t.index]
+        t['stopped'] = [stopped[m] for m in t.index]
+        parts.append(untested(t, base).assign(test=test, metric=column, seeds=judged.seed.nunique()))
+    return pd.concat(parts, ignore_index=True)
+
+def beside(
+    judged, stopped, metrics, # as of `tested_on`
+    twins:dict,               # row -> the row that it is held against
+)->pd.DataFrame:              # a line for each row, test and metric, with against
+    "Rows beside the one that differs from each of them in a single thing."
+    of = {who: tested_on(judged[judged.model.isin([who, twin])], stopped, metrics, twin) for who,twin in twins.items()}
+    parts = [t[t.model == who].assign(against=twins[who]) for who,t in of.items()]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+# %% ../nbs/73_tables.ipynb #836764c4
+def lines_on(judged): # of `judge`, with model and seed -> as for `lines`
+    "Means over users of every run, test by test: 'home: recall' and the like."
+    means = judged.groupby(['model', 'test', 'seed'], sort=False).mean().drop(columns='user').reset_index()
+    t = means.melt(['model', 'test', 'seed'], var_name='metric').dropna(subset='value')
+    name = t.metric.str.split('@')
+    return t.assign(metric=t.test + ': ' + name.str[0], k=name.str[1].astype(int)).drop(columns='test')
+
+def means_on(
+    t:pd.DataFrame,  # lines of a table
+    metric='recall',
+    k=20,            # a test that has not this cutoff is shown with its own
+)->pd.DataFrame:     # [rows, tests]
+    "Means over seeds, test by test."
+    t = t[t.metric.str.endswith(f': {metric}')]
+    test = t.metric.str.split(': ').str[0]
+    own = ~test.isin(test[t.k == k])
+    t = t.assign(test=test.where(~own, test + ', @' + t.k.astype(str)))[(t.k == k) | own]
+    wide = t.pivot_table(index=['model', 'seed'], columns='test', values='value', sort=False)
+    each = [c for c in wide if c.startswith('environment ')]
+    if each: wide = wide.assign(**{'environments, mean': wide[each].mean(axis=1), 'environments, worst': wide[each].min(axis=1)})
+    return wide.groupby('model', sort=False).mean()

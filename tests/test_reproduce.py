@@ -1,5 +1,5 @@
 """Tables as papermill jobs: parameters arrive, failures stay alone, finished jobs are kept, Snakemake runs the same jobs."""
-import importlib.util, json, shutil, subprocess, sys
+import importlib.util, json, re, shutil, subprocess, sys
 from pathlib import Path
 import nbformat, pandas as pd, pytest
 from causalmmr import reproduce as r
@@ -31,13 +31,24 @@ ECHO = ("import json, pathlib\nif seeds == 7: raise RuntimeError('broken on purp
 
 def quiet(s): pass
 
+def fetched(page): # HTML -> what a browser would fetch for it from outside
+    return re.findall(r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']?((?:https?:)?//[^"' >]+)""", page)
+
+def test_fetches_are_seen(): # nbconvert's own pages fetch require.js and MathJax
+    from nbconvert import HTMLExporter
+    from nbformat.v4 import new_notebook
+    assert fetched(HTMLExporter().from_notebook_node(new_notebook())[0])
+
 def test_parameters_arrive_and_failures_stay_alone(shelf, tmp_path, monkeypatch):
     monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(echo=ECHO, bad="raise OSError('x')")))
     rows, page = r.reproduce(['bad', 'echo'], out_dir=tmp_path/'out', seeds=5, models='MFBPR', workers=2, echo=quiet)
     assert [x['status'] for x in rows] == ['failed', 'done'] and rows[0]['error'] == 'OSError: x'
     assert json.loads((tmp_path/'out'/'echo-smoke.json').read_text()) == dict(dataset='smoke', scale='smoke', seeds=5, models='MFBPR')
     text = page.read_text(encoding='utf8')
-    for x in rows: assert Path(x['notebook']).is_file() and f"notebooks/{x['job']}.html" in text and Path(x['notebook']).with_suffix('.html').is_file()
+    for x in rows:
+        page = Path(x['notebook']).with_suffix('.html')
+        assert Path(x['notebook']).is_file() and f"notebooks/{x['job']}.html" in text
+        assert 'seeds' in page.read_text(encoding='utf8') and not fetched(page.read_text(encoding='utf8'))
     tagged = [c for c in nbformat.read(rows[1]['notebook'], 4).cells if 'injected-parameters' in c.metadata.get('tags', [])]
     assert len(tagged) == 1 and 'seeds = 5' in tagged[0].source
     again = lambda **kw: r.reproduce(['echo'], out_dir=tmp_path/'out', models='MFBPR', echo=quiet, **kw)[0][0]['status']

@@ -343,7 +343,7 @@ def per_group(
     rows = np.isin(code, kept)
     for m in values:
         x,among = values[m].to_numpy(float), np.searchsorted(kept, code[rows])
-        by[m] = pd.Series(x).groupby(code).mean().to_numpy()
+        by[m] = [x[code==k].mean() for k in range(len(names))]
         f = MetricFrame(metrics=lambda y,v: np.mean(v), y_true=x[rows], y_pred=x[rows], sensitive_features=among)
         se2 = pd.Series(x[rows]).groupby(among).var().to_numpy()/np.bincount(among)
         mean = f.by_group.to_numpy(float)
