@@ -296,10 +296,16 @@ def published(
     return {(OURS.get(x.model, x.model), f'{x.metric}@{x.k}'): (x.value, x.source) for x in t.itertuples()}
 
 # %% ../nbs/71_reproduce.ipynb #30fa5193
-def as_html(notebook): # path of an executed notebook -> path of its HTML page beside it
+STYLE = ('<style>body{font:16px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}'
+         'table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ccc}'
+         'pre{overflow:auto;background:#f6f6f6;padding:.5em}img,svg{max-width:100%}.failed{color:#b00}</style>')
+
+def as_html(notebook): # path of an executed notebook -> path of its HTML page beside it, which fetches nothing
     from nbconvert import HTMLExporter
+    body = HTMLExporter(embed_images=True, template_name='basic').from_filename(str(notebook))[0]
     page = Path(notebook).with_suffix('.html')
-    page.write_text(HTMLExporter(embed_images=True).from_filename(str(notebook))[0], encoding='utf8')
+    head = f"<!doctype html><html lang='en'><meta charset='utf8'><title>{html.escape(page.stem)}</title>{STYLE}"
+    page.write_text(f'{head}<body>{body}</body></html>', encoding='utf8')
     return page
 
 # %% ../nbs/71_reproduce.ipynb #ee38a531
@@ -310,8 +316,6 @@ def figures_of(job): # -> paths of the job's pictures
     return sorted(mine, key=lambda p: p.stem)
 
 # %% ../nbs/71_reproduce.ipynb #528ab226
-STYLE = '<style>body{font:16px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ccc}img{max-width:100%}.failed{color:#b00}</style>'
-
 def _section(job, row): # one job's part of the report
     link = as_html(job.executed).name if job.executed.is_file() else ''
     says = html.escape(json.dumps({k: v for k,v in job.params.items() if k not in ('out_dir','data_dir')}))

@@ -1,5 +1,5 @@
 """Tables as papermill jobs: parameters arrive, failures stay alone, finished jobs are kept, Snakemake runs the same jobs."""
-import importlib.util, json, shutil, subprocess, sys
+import importlib.util, json, re, shutil, subprocess, sys
 from pathlib import Path
 import nbformat, pandas as pd, pytest
 from causalmmr import reproduce as r
@@ -31,13 +31,24 @@ ECHO = ("import json, pathlib\nif seeds == 7: raise RuntimeError('broken on purp
 
 def quiet(s): pass
 
+def fetched(page): # HTML -> what a browser would fetch for it from outside
+    return re.findall(r"""<(?:script|link|img|iframe)[^>]+(?:src|href)=["']?((?:https?:)?//[^"' >]+)""", page)
+
+def test_fetches_are_seen(): # nbconvert's own pages fetch require.js and MathJax
+    from nbconvert import HTMLExporter
+    from nbformat.v4 import new_notebook
+    assert fetched(HTMLExporter().from_notebook_node(new_notebook())[0])
+
 def test_parameters_arrive_and_failures_stay_alone(shelf, tmp_path, monkeypatch):
     monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(echo=ECHO, bad="raise OSError('x')")))
     rows, page = r.reproduce(['bad', 'echo'], out_dir=tmp_path/'out', seeds=5, models='MFBPR', workers=2, echo=quiet)
     assert [x['status'] for x in rows] == ['failed', 'done'] and rows[0]['error'] == 'OSError: x'
     assert json.loads((tmp_path/'out'/'echo-smoke.json').read_text()) == dict(dataset='smoke', scale='smoke', seeds=5, models='MFBPR')
     text = page.read_text(encoding='utf8')
-    for x in rows: assert Path(x['notebook']).is_file() and f"notebooks/{x['job']}.html" in text and Path(x['notebook']).with_suffix('.html').is_file()
+    for x in rows:
+        page = Path(x['notebook']).with_suffix('.html')
+        assert Path(x['notebook']).is_file() and f"notebooks/{x['job']}.html" in text
+        assert 'seeds' in page.read_text(encoding='utf8') and not fetched(page.read_text(encoding='utf8'))
     tagged = [c for c in nbformat.read(rows[1]['notebook'], 4).cells if 'injected-parameters' in c.metadata.get('tags', [])]
     assert len(tagged) == 1 and 'seeds = 5' in tagged[0].source
     again = lambda **kw: r.reproduce(['echo'], out_dir=tmp_path/'out', models='MFBPR', echo=quiet, **kw)[0][0]['status']
@@ -58,7 +69,7 @@ def test_rows_are_named_as_the_table_names_them(shelf, tmp_path, monkeypatch, ro
     assert json.loads((tmp_path/'out'/'echo-smoke.json').read_text())['models'] == 'AD-DRL;no attention, one half'
     monkeypatch.delenv('CAUSALMMR_TABLES')
     named = {n: c for n, path in r.tables().items() if (c := r.parameters(path).get('choices'))}
-    for n, path in r.tables().items(): assert ('rows_wanted(' in path.read_text()) == (n in named), n     # else its printed command with --models would be refused
+    for n, path in r.tables().items(): assert 'Table(' in path.read_text() or ('rows_wanted(' in path.read_text()) == (n in named), n    # else its printed command with --models would be refused; a Table looks itself
     for n, c in named.items(): assert r.plan([n], scale='smoke', out_dir=tmp_path, models=';'.join(c)), n
 
 def test_every_table_takes_the_common_parameters(root):
@@ -74,18 +85,21 @@ WRONG = [(dict(scale='smok'), 'has the scales'), (dict(seeds=0), 'whole number f
          (dict(dataset='nowhere'), "no data set 'nowhere'"), (dict(scale='cpu', data_dir='/no/such/folder'), 'no such folder'), (dict(commit='false'), 'True or False')]
 
 def first_cells(path):
-    "A table's parameters and the code cell after them."
-    cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
-    (k,) = (i for i,c in enumerate(cells) if 'parameters' in c.metadata.get('tags', []))
-    return cells[k].source, cells[k+1].source
+    "A table's parameters and the code cells after them, to the one that checks them."
+    cells = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
+    (k,) = (i for i,c in enumerate(cells) if c.startswith('dataset '))
+    (check,) = (i for i,c in enumerate(cells) if 'Table(' in c or 'import asked' in c)
+    return cells[k], cells[k+1:check+1]
 
 def answer(path, **given):
-    "The data set and tag that a table takes for these parameters, as papermill would give them."
-    takes, check = first_cells(path)
+    "The data set and tag that a table takes for these parameters at scale smoke, as papermill would give them."
+    takes, checks = first_cells(path)
     names = {}
     exec(takes, names)
-    exec(check, names | given, out := {})
-    return out['dataset'], out['tag']
+    names |= dict(scale='smoke') | given
+    for cell in checks: exec(cell, names)
+    told = names.get('t')
+    return (told.dataset, told.tag) if told else (names['dataset'], names['tag'])
 
 @pytest.mark.parametrize('path', TABLES, ids=lambda p: p.stem)
 def test_every_table_checks_its_parameters_first(path, tmp_path):
@@ -110,7 +124,7 @@ def test_a_table_with_two_parameter_cells_is_refused(shelf):
 def test_classic_echoes_its_parameters(tmp_path, root):
     "Parameters through papermill really change the table: one model, two seeds, the toy."
     p = subprocess.run([sys.executable, '-m', 'papermill', root/'nbs'/'tables'/'classic.ipynb', tmp_path/'classic.ipynb', '-k', 'python3', '--no-progress-bar',
-                        '-p', 'dataset', 'toy', '-p', 'seeds', '2', '-p', 'models', 'MFBPR', '-p', 'out_dir', tmp_path/'out'], capture_output=True, text=True, timeout=300)
+                        '-p', 'dataset', 'toy', '-p', 'scale', 'smoke', '-p', 'seeds', '2', '-p', 'models', 'MFBPR', '-p', 'out_dir', tmp_path/'out'], capture_output=True, text=True, timeout=300)
     assert p.returncode == 0, p.stderr[-2000:]
     t = pd.read_parquet(tmp_path/'out'/'classic.parquet')
     assert list(t) == ['paper', 'table', 'dataset', 'model', 'metric', 'k', 'seed', 'value', 'paper_value', 'source', 'selected_on', 'data', 'code', 'made']

@@ -8,8 +8,8 @@ __all__ = ['MODALITIES', 'CLASSES', 'K', 'PARENTS', 'BLOCK', 'WORLDS', 'Shop', '
            'factors', 'spurious', 'feats', 'mix', 'gender', 'age', 'occupation', 'taste', 'style_taste', 'factor_taste',
            'season', 'exposure', 'accidents', 'descendants', 'score', 'odds_for', 'chance', 'next_item', 'shown',
            'part', 'visit', 'Clicks', 'World', 'earlier_recommender', 'calibrate', 'settle', 'away', 'one_env',
-           'attacker_test', 'table', 'fresh', 'simulate', 'toy', 'smoke', 'world', 'style_by_chance', 'Trial', 'toss',
-           'confounded', 'omitted_bias', 'mediated']
+           'attacker_test', 'table', 'fresh', 'simulate', 'toy', 'smoke', 'brands', 'seasons', 'world',
+           'style_by_chance', 'Trial', 'toss', 'confounded', 'omitted_bias', 'mediated']
 
 # %% ../../nbs/10_scm.ipynb #00aba4b1
 import hashlib, inspect, math
@@ -519,12 +519,30 @@ def smoke(
     "1,000 users, 600 items: a model can learn here."
     return simulate(torch.Generator().manual_seed(seed), 'smoke', **settings)
 
+# %% ../../nbs/10_scm.ipynb #b7a2d102
+def brands(
+    seed:int=0,   # of all noise
+    **settings,   # of Shop
+)->World:
+    "500 users, 300 items: price, brand and category count more than elsewhere."
+    strong = dict(n_users=500, n_items=300, clicks=30, shown=150, exposure=.3, attributes=2.5)
+    return simulate(torch.Generator().manual_seed(seed), 'brands', **strong | settings)
+
+# %% ../../nbs/10_scm.ipynb #b9988998
+def seasons(
+    seed:int=0,   # of all noise
+    **settings,   # of Shop
+)->World:
+    "500 users, 300 items, strong seasons: for environments."
+    strong = dict(env_shift=5., n_users=500, n_items=300, shown=125)
+    return simulate(torch.Generator().manual_seed(seed), 'seasons', **strong | settings)
+
 # %% ../../nbs/10_scm.ipynb #b3aaed3b
-WORLDS = dict(toy=toy, smoke=smoke)
+WORLDS = dict(toy=toy, smoke=smoke, seasons=seasons, brands=brands)
 
 # %% ../../nbs/10_scm.ipynb #8cfe0c50
 def world(
-    name:str,     # toy or smoke
+    name:str,     # toy, smoke, seasons or brands
     seed:int=0,   # of all noise
     **settings,   # of Shop
 )->World:

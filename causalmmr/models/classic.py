@@ -175,10 +175,10 @@ def what_bounds(
     j = i if model.n_neg==1 else i[:,None].expand(-1, model.n_neg)
 
     def measured(p, factor): # -> [] loss, [B,I] scores
+        model.g.set_state(state)
+        model.train().start_epoch(1)                     # what an epoch puts right is put right before, not after
         kept = p.data
         p.data = kept*factor
-        model.g.set_state(state)
-        model.train().start_epoch(1)
         with torch.no_grad(): l,s = float(model.loss(u, i, j)),model.eval().scores(u.unique())
         p.data = kept
         return l,s
