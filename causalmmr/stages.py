@@ -132,22 +132,21 @@ def beside(f:Found)->pd.DataFrame: # by model
     out['chance'] = leaks_of(f).chance95
     return out.dropna(axis=1, how='all')
 
-# %% ../nbs/74_stages.ipynb #5d08681c
+# %% ../nbs/74_stages.ipynb #26467acb
 def trade(
     f:Found,
     ax,
-    score='auc', # the strict score with its interval, or official
 ):
-    "Accuracy against leakage in the explicit view."
-    leaks,recall = leaks_of(f), beside(f)['recall@20']
-    x,y = leaks[score], recall[leaks.index]
-    if score == 'auc': ax.errorbar(x, y, xerr=[x-leaks.lo, leaks.hi-x], fmt='none', lw=.7, color='C0')
-    ax.scatter(x, y, color=['black' if m == BASE else 'C0' for m in x.index], zorder=3)
+    "Accuracy and both scores of leakage in the explicit view."
+    recall = beside(f)['recall@20'].sort_values(kind='stable')
+    x,y = leaks_of(f).loc[recall.index], range(len(recall))
+    ax.errorbar(x.auc, y, xerr=[x.auc-x.lo, x.hi-x.auc], fmt='o', color='C0', capsize=2, label='strict')
+    ax.scatter(x.official, y, marker='D', color='C3', zorder=3, label='published')
     ax.axvline(.5, color='grey', lw=.8)
-    for m in x.index: ax.annotate(m, (x[m], y[m]), xytext=(4, 3), textcoords='offset points', fontsize=8)
-    said = dict(auc='strict AUC').get(score, f'{score} score')
-    ax.set(title=f'{f.dataset}: {said}', ylabel='Recall@20',
-           xlabel=f'{said} of {attributes_of(f)[0]} (.5: nothing found)')
+    ax.set_yticks(y, [f'{m}  {r:.4f}' for m,r in recall.items()])
+    ax.set(title=f'{f.dataset}: Recall@20, and what attackers find',
+           xlabel=f'how well {attributes_of(f)[0]} is found (.5: not at all)')
+    ax.legend(frameon=False, ncol=2, loc='upper center', bbox_to_anchor=(.5, -.2))
 
 # %% ../nbs/74_stages.ipynb #94be1eb0
 def bars(
