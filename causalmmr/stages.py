@@ -76,7 +76,7 @@ class Stages:
             found.append(self.attack(seen).assign(model=run.model, seed=run.seed))
         return pd.concat(found, ignore_index=True)
 
-# %% ../nbs/74_stages.ipynb #22088a04
+# %% ../nbs/74_stages.ipynb #259c886e
 SCORES = dict(official='official', official_prob_auc='official probability auc', auc='strict auc', inside='inside auc',
               macro_f1='macro_f1', chance95='chance')         # column of `leakage` -> name of the metric
 MEANS  = [*SCORES, 'inside_se', 'lo', 'hi', 'accuracy', 'majority']
@@ -89,6 +89,7 @@ def leak_lines(leaks:pd.DataFrame)->pd.DataFrame: # of `attacked` -> model, seed
     long['metric'] = long.score.map(SCORES) + ' ' + long.attribute + ' ' + long['view']
     return long[['model', 'seed', 'metric', 'value']]
 
+# %% ../nbs/74_stages.ipynb #1db9771a
 def leak_means(leaks:pd.DataFrame)->pd.DataFrame: # of `attacked` -> a line for each model, attribute and view
     "Means over seeds."
     return leaks.groupby(['model', 'attribute', 'view'], sort=False)[MEANS].mean().reset_index()
@@ -107,7 +108,7 @@ def frames(
     tests = tested(runs, ('recall@20', 'ndcg@20'), against, published)
     return {'': s.t.lines(runs, measured, published), 'tests': tests, 'leaks': leak_means(leaks)}
 
-# %% ../nbs/74_stages.ipynb #b6920123
+# %% ../nbs/74_stages.ipynb #963a6c79
 def attributes_of(f:Found)->list: # -> names
     "What was attacked."
     return [a for a in dict.fromkeys(f['leaks'].attribute) if a != ALL]
@@ -122,6 +123,7 @@ def leaks_of(
     mine = (t.attribute == (attribute or attributes_of(f)[0])) & (t['view'] == view)
     return t[mine].set_index('model').reindex(columns=MEANS)
 
+# %% ../nbs/74_stages.ipynb #68bf808a
 def beside(f:Found)->pd.DataFrame: # by model
     "Accuracy, its share of the base's, and what attackers find of the first attribute."
     t = f.tests('recall@20').set_index('model')
