@@ -168,7 +168,7 @@ def in_words(
     "The verdicts as one sentence."
     said = {m: w for m,w in zip(tests.model, verdict(tests, base)) if m != base}
     kinds = {'better': f'better than {base}', 'worse': f'worse than {base}', 'no different': f'not told apart from {base}',
-             'not tested': 'not tested, for a row was not trained to its end'}
+             'not tested': 'not tested, for it is not known that both rows were trained to their end'}
     parts = [f"{words}: {', '.join(m for m,k in said.items() if k == kind)}" for kind,words in kinds.items() if kind in said.values()]
     return f"{tests.metric.iloc[0]}, {int(tests.seeds.min())} seeds: " + ('; '.join(parts) or f'{base} stands alone') + '.'
 
