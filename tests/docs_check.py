@@ -385,6 +385,7 @@ def readme(root=ROOT):
     text = '<!-- Made from nbs/index.ipynb by `make readme`: edit the notebook. -->\n\n' \
            f'# {title}\n\n' + (f'> {description}\n\n' if description else '') + text.strip()
     text = re.sub(r'[ \t]+$', '', text, flags=re.M)
+    text = re.sub(r'^```python\n\s*```\n', '', text, flags=re.M)           # a cell whose code is not for readers
     return re.sub(r'\n{3,}', '\n\n', text) + '\n', res.get('outputs') or {}
 
 def write_readme():
