@@ -617,6 +617,7 @@ def compare(
 # %% ../nbs/70_runs.ipynb #e19587b1
 def why_untested(tests, base): # -> [rows] of text, '' where tested
     "The reason for which a line has no p-value."
+    tests = tests.assign(stopped=tests.stopped.fillna('unknown'))            # lines from before beside new ones
     keys = [c for c in ('dataset', 'metric', 'test') if c in tests]
     of_base = tests.loc[tests.model == base, [*keys, 'stopped']].rename(columns=dict(stopped='of_base'))
     both = tests[[*keys, 'model', 'stopped']].merge(of_base, **dict(on=keys, how='left') if keys else dict(how='cross'))
