@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'MODES', 'GAMES', 'INPUTS', 'GOALS', 'CHOICES', 'RELEASED_GAME', 'SEES', 'RIVALS', 'Vectors', 'freeze',
-           'Filters', 'Standard', 'entropies', 'watched', 'kernel_of', 'leak', 'vectors_of', 'seen_by', 'one_of',
+           'Filters', 'standardised', 'entropies', 'watched', 'kernel_of', 'leak', 'vectors_of', 'seen_by', 'one_of',
            'Fixed', 'Filtered', 'Game', 'Judged', 'FairTuning']
 
 # %% ../../nbs/40_filters.ipynb #750d72bb
@@ -76,31 +76,14 @@ CHOICES = ('both', 'accuracy')
 RELEASED_GAME = dict(inputs='raw', goal='unbounded', choose='accuracy')   # as released, in one place
 
 # %% ../../nbs/40_filters.ipynb #aacce956
-class Standard(nn.Module):
-    "Columns centred and scaled by running means and variances, in which no gradient flows."
-    def __init__(self,
-        views:int,  # tables of vectors
-        d:int,      # width
-        follow=.1,  # weight of the newest batch
-    ):
-        super().__init__()
-        self.follow = follow
-        self.register_buffer('mean', torch.zeros(views, 1, d))
-        self.register_buffer('var', torch.ones(views, 1, d))
-        self.register_buffer('batches', torch.zeros(()))
-
-    @torch.no_grad()
-    def learn(self, x, n): # [V,b,d], [b] how often each row counts
-        w = (n/n.sum())[None,:,None]
-        mean = (w*x).sum(1, keepdim=True)
-        new = self.follow if self.batches else 1.
-        self.mean.lerp_(mean, new)
-        self.var.lerp_((w*(x-mean)**2).sum(1, keepdim=True), new)
-        self.batches += 1
-
-    def forward(self, x, n): # [V,b,d], [b] -> [V,b,d]
-        if self.training: self.learn(x.detach(), n)
-        return (x-self.mean)*self.var.clamp(min=1e-12).rsqrt()
+def standardised(
+    x:Tensor, # [V,b,d] views of the users of a batch
+    n:Tensor, # [b] how often each counts
+)->Tensor:    # [V,b,d]
+    "Columns centred and scaled to variance one over the batch; the gradient flows through both."
+    w = (n/n.sum())[None,:,None]
+    x = x-(w*x).sum(1, keepdim=True)
+    return x*(w*x**2).sum(1, keepdim=True).clamp(min=1e-12).rsqrt()
 
 # %% ../../nbs/40_filters.ipynb #6a9b1a6b
 def entropies(
@@ -221,7 +204,7 @@ class Filtered(Recommender):
 class Game(Filtered):
     "Filters and classifiers take turns on one optimiser."
     def seen(self, x, n): # [V,b,d] views, [b] how often each counts -> [V,b,d] what the classifiers look at
-        return x if self.inputs=='raw' else self.standard(x, n)
+        return x if self.inputs=='raw' else standardised(x, n)
 
     def hidden(self, ce): # [V,K] cross-entropies -> [V,K] how much of them the filters are paid for
         return ce if self.goal=='unbounded' else torch.minimum(ce, self.most)
@@ -305,7 +288,6 @@ class FairTuning(Judged):
         self.R = row_mean(data.train, (data.n_users, data.n_items))
         self.views = 1 if game in ('explicit','none') or not self.items_too else 2
         self.heads = Heads(g, self.p.shape[1], class_counts(labels), sets=self.views if game=='separate' else 1)
-        self.standard = Standard(self.views, self.p.shape[1]) if inputs=='standardised' else None
         self.register_buffer('most', entropies(self.y, data.train[0].bincount(minlength=data.n_users)), persistent=False)
 
     def start_epoch(self, epoch): self.epoch = epoch
