@@ -132,7 +132,7 @@ def test_the_large_format_of_the_release_feeds_the_models(tmp_path):
     np.save(tmp_path/'train.npy', np.array([p for p in pairs if p[1] not in held[p[0]]]))
     for k,name in enumerate(('val_full.npy', 'test_full.npy')): np.save(tmp_path/name, np.array([[u, int(held[u][k])] for u in range(U)], dtype=object), allow_pickle=True)
     for m in 'va': torch.save(torch.randn(I, 8, generator=rng(0)), tmp_path/f'feat_{m}.pt')
-    data = load(str(tmp_path))
+    data = load(str(tmp_path), feats=dict(v='feat_v', a='feat_a'))
     assert isinstance(data, MMData) and (data.n_users, data.n_items, sorted(data.feats)) == (U, I, ['a', 'v']) and data.valid.shape[1] == U
     m = ContentUltraGCN(data, rng(0), 4, 3); fit(m, data, epochs=1, batch=32, progress=False)
     lab, log = cluster(m.x, data.train, U, 2, (m.b_u, m.b_i), rng(0), epochs=1, rounds=1, batch=16, n_neg=3, d=4)
