@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'find_model', 'read_settings', 'read_features', 'plain', 'as_text', 'grid', 'answer', 'reproduce', 'train',
-           'evaluate', 'recommend', 'audit', 'main']
+           'tune_', 'evaluate', 'recommend', 'audit', 'main']
 
 # %% ../nbs/77_cli.ipynb #c472f005
 import ast, inspect, json, math, os, re, sys
@@ -20,6 +20,7 @@ from .data import (LEAST, ORIGINALS, BadInput, available, check, convert, fetch,
 from .fair.attack import attacker_users, counterfactual, leakage, lists_per_user, per_group, regroup, views
 from .train import fit, rank, rng
 from .store import defaults, find_class, load_run, rankings, run, settings
+from .tune import remember, space_of, tune
 from .causal.scm import CLASSES, WORLDS, world
 from . import pages, reproduce as tables_
 
@@ -176,6 +177,28 @@ def train(
     except BadInput as e: raise (hint(e, lying(dataset, data, d.n_items, asked)) if not d.feats else e) from None
     at = [dict(split=s, **{m: row[f'{s} {m}'] for m in ('recall@10','ndcg@10','recall@20','ndcg@20')}) for s in store.RANKINGS]
     answer(row, json, f"{row['model']} on {row['dataset']}, seed {seed}, {row['epochs']} epochs", grid(pd.DataFrame(at)), *d.notes, f"run: {row['folder']}")
+
+# %% ../nbs/77_cli.ipynb #5abc36c1
+@app.command('tune')
+def tune_(
+    model:Annotated[str, typer.Argument(metavar='MODEL')], dataset:Dataset,
+    minutes:Annotated[float, typer.Option(help='Core-minutes for the whole search.')]=20.,
+    trials:Annotated[int, typer.Option(help='Trials at most.')]=1000,
+    p:Annotated[list[str]|None, typer.Option('-p', metavar='KEY=VALUE', help='A setting that is not searched.')]=None,
+    seed:Annotated[int, typer.Option(help='Of the trials and of what is proposed.')]=0,
+    commit:Annotated[bool, typer.Option('--commit', help="Into results/settings.json of the repository.")]=False,
+    features:Features=None, out:Out=Path('_runs'), data:Data=None, device:Device='cpu', json:Json=False):
+    "Search a model's settings on validation, within a budget; resumes when called again."
+    Model,fixed = find_model(model), read_settings(p or [])
+    space_of(Model, fixed)
+    line,tried = tune(Model, store.dataset(dataset, data, feats=read_features(features)), minutes, trials, seed, out, fixed=fixed, device=device)
+    path = remember(line, None if commit else Path(out)/'settings.json')
+    shown = tried.assign(settings=[', '.join(f'{k}={v}' for k,v in s.items()) for s in tried.settings])
+    columns = ['settings', 'value', 'epochs', 'best_epoch', 'ended', 'minutes']
+    edge = ', '.join(f'{k} at its {end} end' for k,end in line['edge'].items()) or 'no choice at an end'
+    over = dict(rising='still rising when it ended', early='ended early', unknown='of unknown training').get(line['stopped'], line['stopped'])
+    told = f"{line['model']} on {line['dataset']}: {line['trials']} trials in {line['spent']} core-minutes; {edge}; {over or 'trained to its end'}"
+    answer(dict(line=line, trials=tried), json, grid(shown[columns].round(4)), told, f'written: {path}')
 
 # %% ../nbs/77_cli.ipynb #18c0bab0
 def find_run(
