@@ -26,9 +26,9 @@ def side_by_side(
 def block_rows(
     f:Tensor,   # [I,D] table
     ids:Tensor, # [n] rows wanted
-): # -> the ids in parts whose rows are about a megabyte together; whole where the device is no CPU
+): # -> the ids in parts whose rows are about half a megabyte together; whole where the device is no CPU
     "Rows at a time."
-    return ids.split(max(16, 2**18//f.shape[1]) if f.device.type=='cpu' else max(1, len(ids)))
+    return ids.split(max(16, 2**17//f.shape[1]) if f.device.type=='cpu' else max(1, len(ids)))
 
 class _Projected(torch.autograd.Function): # rows of a frozen table times trained weights
     @staticmethod
@@ -39,10 +39,10 @@ class _Projected(torch.autograd.Function): # rows of a frozen table times traine
     @staticmethod
     def backward(ctx, dy):
         f,ids = ctx.saved_tensors
-        dW = dy.new_zeros(f.shape[1], dy.shape[1])
+        dW = dy.new_zeros(dy.shape[1], f.shape[1])
         parts = block_rows(f, ids)
-        for b,g in zip(parts, dy.split(len(parts[0]))): dW.addmm_(f.index_select(0, b).T, g)
-        return dW, None, None
+        for b,g in zip(parts, dy.split(len(parts[0]))): dW.addmm_(g.T, f.index_select(0, b))
+        return dW.T, None, None
 
 def projected(
     f:Tensor,   # [I,D] frozen table
