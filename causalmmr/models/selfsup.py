@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['apart', 'BM3', 'in_batch', 'fine_to_coarse', 'SLMRec', 'moments_apart', 'noisy_sum', 'neighbourhood', 'MENTOR',
-           'centred', 'neighbours_alike', 'attended', 'attended_pairs', 'DMRL']
+           'first_of', 'CLCRec', 'centred', 'neighbours_alike', 'attended', 'attended_pairs', 'DMRL']
 
 # %% ../../nbs/53_selfsup.ipynb #28d66e46
 import torch, torch.nn.functional as F
@@ -271,6 +271,56 @@ class MENTOR(_Features):
         view = self.views(x0[:,:M].detach(), a_u[:,:M], a_i[:,:M], ids)
         reg = sum(c.prefer.index_select(0, u).pow(2).mean() for c in self.channels) + self.w.pow(2).mean()
         return rank + self.lam_align*align + self.lam_mask*mask + self.lam_view*view + self.reg*reg
+
+# %% ../../nbs/53_selfsup.ipynb #0fbc8e61
+def first_of(
+    s:Tensor, # [B,1+N] products, the right one first
+    tau:float, # temperature
+)->Tensor:    # []
+    "$-\\log$ of the softmax of the first column, mean over rows."
+    return F.cross_entropy(s/tau, torch.zeros(len(s), dtype=torch.long, device=s.device))
+
+# %% ../../nbs/53_selfsup.ipynb #70b580f4
+class CLCRec(_Features):
+    "Contents know their ids, and users know both (Wei et al. 2021)."
+    space = dict(lam=(.1, .3, .5, .7, .9), tau=(.1, .2, .5, 1., 2.), reg=(1e-4, 1e-3, 1e-2, .1), lr=(3e-4, 1e-3, 3e-3))
+    published = dict(lam=.5, tau=2., reg=.1, lr=1e-3)   # the authors' command for MovieLens
+    def __init__(self,
+        data,               # MMData with features
+        g:torch.Generator,  # all randomness
+        d=64,               # width of an embedding
+        hidden=256,         # of the encoder
+        n_neg=128,          # negatives per pair
+        lam=.5,             # share of the contrast between ids and contents
+        tau=2.,             # temperature
+        rho=.5,             # share of contents among the vectors that a user sees
+        reg=1e-3,           # weight of the mean squared norms of users, ids and contents (released: .1 of the norms)
+    ):
+        super().__init__(g)
+        self.keep(data, sorted(data.feats), unit=True)
+        self.n_neg,self.lam,self.tau,self.rho,self.reg = n_neg,lam,tau,rho,reg
+        self.x_u,self.x_i = xavier(g, data.n_users, d),xavier(g, data.n_items, d)
+        self.into = linear(g, sum(data.feats[m].shape[1] for m in self.mods), hidden)
+        self.out = linear(g, hidden, d)
+        self.register_buffer('cold', torch.bincount(data.train[1], minlength=data.n_items)==0, persistent=False)
+
+    def content(self, i): # [n] -> [n,d]
+        f = torch.cat([self.feature(m).index_select(0, i) for m in self.mods], 1)
+        return self.out(F.leaky_relu(self.into(f)))
+
+    def forward(self): # -> [U,d], [I,d]
+        i = self.cold.nonzero()[:,0]
+        return self.x_u,self.x_i.index_copy(0, i, self.content(i)) if len(i) else self.x_i
+
+    def loss(self, u, i, j): # [B], [B], [B] or [B,N]
+        k,at = torch.cat([i[:,None], j.view(len(u), -1)], 1).unique(return_inverse=True)   # every item once
+        x_u,x,f = self.x_u.index_select(0, u),self.x_i.index_select(0, k),self.content(k)
+        products = lambda a,table,at: torch.bmm(table.index_select(0, at.flatten()).view(*at.shape, -1), a[:,:,None])[...,0]
+        ids = first_of(products(F.normalize(x, dim=1)[at[:,0]], F.normalize(f, dim=1), at), self.tau)
+        swap = torch.rand(at.shape, generator=self.g, device=self.g.device).to(at.device) < self.rho
+        clicks = first_of(products(x_u, torch.cat([x, f]), at + len(k)*swap), self.tau)
+        squares = (x.pow(2).sum(1) + f.pow(2).sum(1))[at].mean()
+        return self.lam*ids + (1-self.lam)*clicks + self.reg*(l2(x_u) + squares)
 
 # %% ../../nbs/53_selfsup.ipynb #22f91472
 def centred(
