@@ -26,7 +26,9 @@ from . import pages, reproduce as tables_
 
 # %% ../nbs/77_cli.ipynb #aece75e5
 MODELS = {name: f'causalmmr.models.{module}:{name}' for module,names in dict(
-    classic='Popularity MFBPR LightGCN UltraGCN', multimodal='VBPR DRAGON', itemgraph='LATTICE', camrec='CaMRec', addrl='ADDRL', selfsup='DMRL', painvrl='InvRL PaInvRL').items() for name in names.split()}
+    classic='Popularity MFBPR LightGCN UltraGCN EASE CEASE NeuMF NGCF DGCF MacridVAE', multimodal='VBPR MMGCN GRCN DualGNN DRAGON HUIGN',
+    itemgraph='LATTICE MICRO FREEDOM MGCN LGMRec', selfsup='DMRL BM3 SLMRec MENTOR CLCRec', camrec='CaMRec', addrl='ADDRL',
+    painvrl='InvRL PaInvRL').items() for name in names.split()}
 
 def find_model(
     name:str, # a name in MODELS, or package.module:Class
