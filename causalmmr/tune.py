@@ -185,9 +185,10 @@ class Watch:
         trial,         # of Optuna
         others,        # curves of the trials that have ended
         seconds,       # core-seconds that are left of the budget
+        share,         # core-seconds after which it is set aside for others
         by='recall@20',
     ):
-        self.trial,self.others,self.left,self.by,self.why = trial, others, seconds, by, ''
+        self.trial,self.others,self.left,self.share,self.by,self.why = trial, others, seconds, share, by, ''
         self.before = trial.user_attrs.get('spent', 0.)      # of a process that died
         self.began,self.told = time.process_time(), 0.
 
@@ -201,7 +202,9 @@ class Watch:
     def __call__(self, at): # Progress -> whether to end
         if self.spent > self.told+5: self.tell()
         self.curve = [(r['epoch'], r[self.by]) for r in at.history if r.get(self.by) == r.get(self.by, 0)]
-        self.why = 'given up' if left_behind(self.curve, self.others) else 'budget' if self.spent >= self.left else ''
+        reasons = {'given up': left_behind(self.curve, self.others), 'budget': self.spent >= self.left,
+                   'set aside': self.spent >= self.share}
+        self.why = next((why for why,holds in reasons.items() if holds), '')
         return bool(self.why)
 
 # %% ../nbs/73_tune.ipynb #d4b2ad43
@@ -291,11 +294,21 @@ class Search:
 
     def hp(self, places): return rule_for(self.Model) | self.fixed | meant(self.space, places)
 
+    def go_on(self, study): # -> a trial that takes up another, or None
+        "What was set aside and is among the best, when it is time for it."
+        done = sorted(self.done(study), key=lambda t: -t.value)
+        before = {t.user_attrs.get('continues') for t in study.get_trials(deepcopy=False)}
+        best = [t for t in done[:3] if t.user_attrs['ended'] == 'set aside' and t.number not in before]
+        if not best: return None
+        study.enqueue_trial(best[0].params, user_attrs=dict(continues=best[0].number))
+        return study.ask(distributions(self.space, self.widened(study)))
+
     def go(self, study, trial): # one trial, from proposal to figure
         "Train what is proposed and write down what came of it."
         with held(self.path, trial.number):
             left = 60*self.minutes - self.spent(study) + trial.user_attrs.get('spent', 0)
-            watch = Watch(trial, self.curves(study), left, self.by)
+            share = left if 'continues' in trial.user_attrs else 15*self.minutes
+            watch = Watch(trial, self.curves(study), left, share, self.by)
             told = attempt(self.Model, self.data, self.seed, self.hp(trial.params), watch, out=self.out, **self.kw)
             for k,v in told.items(): trial.set_user_attr(k, v)
             study.tell(trial, told['value'])
@@ -325,7 +338,8 @@ def tune(
             if trial is None:
                 if s.over(study): break
                 study = s.study(len(study.trials))
-                trial = propose(study, s.space, s.widened(study), s.first, seed)
+                late = s.spent(study) >= 36*minutes
+                trial = late and s.go_on(study) or propose(study, s.space, s.widened(study), s.first, seed) or s.go_on(study)
             if trial is None: break
             s.go(study, trial)
             bar.set_postfix({f'valid {s.by}': f'{study.best_value:.4f}', 'trials': len(s.done(study))})
