@@ -188,12 +188,14 @@ def tune_(
     trials:Annotated[int, typer.Option(help='Trials at most.')]=1000,
     p:Annotated[list[str]|None, typer.Option('-p', metavar='KEY=VALUE', help='A setting that is not searched.')]=None,
     seed:Annotated[int, typer.Option(help='Of the trials and of what is proposed.')]=0,
+    name:Annotated[str, typer.Option(help='Of the row, where it is not the model\'s.')]='',
     commit:Annotated[bool, typer.Option('--commit', help="Into results/settings.json of the repository.")]=False,
     features:Features=None, out:Out=Path('_runs'), data:Data=None, device:Device='cpu', json:Json=False):
     "Search a model's settings on validation, within a budget; resumes when called again."
     Model,fixed = find_model(model), read_settings(p or [])
     space_of(Model, fixed)
-    line,tried = tune(Model, store.dataset(dataset, data, feats=read_features(features)), minutes, trials, seed, out, fixed=fixed, device=device)
+    line,tried = tune(Model, store.dataset(dataset, data, feats=read_features(features)), minutes, trials, seed, out, fixed=fixed, name=name,
+                      device=device)
     path = remember(line, None if commit else Path(out)/'settings.json')
     shown = tried.assign(settings=[', '.join(f'{k}={v}' for k,v in s.items()) for s in tried.settings])
     columns = ['settings', 'value', 'epochs', 'best_epoch', 'ended', 'minutes']
