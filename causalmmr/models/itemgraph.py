@@ -353,15 +353,15 @@ class _LogTotal(torch.autograd.Function):
     "Mean over rows of the log of a sum of exponentials of a@b.T/tau, products at most 1; the gradient is made on the way."
     @staticmethod
     def forward(ctx, a, b, tau, block=64):
-        da,db,total = torch.empty_like(a),torch.zeros_like(b),0.
+        wide = b.T.contiguous()                                   # short and wide: fast in every product below
+        da,db,total = torch.empty_like(a),torch.zeros_like(wide),0.
         for x,out in zip(a.split(block), da.split(block)):
-            e = (x@b.T).sub_(1).div_(tau).exp_()
+            e = torch.addmm(x.new_full((1,), -1/tau), x, wide, alpha=1/tau).exp_()
             s = e.sum(1, keepdim=True)
             total = total + s.log().sum()
-            e.div_(s)
-            torch.mm(e, b, out=out)
-            db.addmm_(e.T, x)
-        ctx.save_for_backward(da.div_(tau*len(a)), db.div_(tau*len(a)))
+            torch.mm(e, b, out=out).div_(s)
+            db.addmm_((x/s).T, e)
+        ctx.save_for_backward(da.div_(tau*len(a)), db.T.div(tau*len(a)))
         return total/len(a) + 1/tau
 
     @staticmethod

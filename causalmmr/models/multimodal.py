@@ -143,17 +143,20 @@ class MMGCN(Recommender):
         self.layers = nn.ModuleList(nn.ModuleList(_Layer(g, d if l else d_feat, d) for l in range(L)) for _ in self.mods)
         for m in self.mods: self.register_buffer(f'f_{m}', data.feats[m], persistent=False)
 
-    def forward(self): # -> [U,d], [I,d]
+    def nodes(self): # -> [U+I,d]
         out = 0
         for m,taste,map_,layers in zip(self.mods, self.tastes, self.maps, self.layers):
             x = F.normalize(torch.cat([taste, map_(getattr(self, f'f_{m}'))]), dim=1)
             for layer in layers: x = layer(self.mean, x, self.ids)
             out = out + x/len(self.mods)
-        return out[:self.U],out[self.U:]
+        return out
+
+    def forward(self): # -> [U,d], [I,d]
+        x = self.nodes()
+        return x[:self.U],x[self.U:]
 
     def loss(self, u, i, j): # each [B]
-        x_u,x_i = self()
-        rows = x_u.index_select(0, u),x_i.index_select(0, i),x_i.index_select(0, j)
+        rows = self.nodes().index_select(0, torch.cat([u, i+self.U, j+self.U])).chunk(3)
         return bpr(*rows) + self.reg*l2(*rows)
 
 # %% ../../nbs/51_multimodal.ipynb #dd18df9f
@@ -224,18 +227,20 @@ class GRCN(Recommender):
         w = torch.stack(shares, 1)*self.trust.index_select(0, self.both.col.long())
         return contents,w.amax(1).relu()
 
-    def forward(self): # -> [U,d+Mc], [I,d+Mc]
+    def nodes(self): # -> [U+I,d+Mc]
         contents,w = self.refined()
         x = F.normalize(self.ids, dim=1)
         once = weigh(self.both, w, x)
-        x = torch.cat([x + once + weigh(self.both, w, once), *contents], 1)
+        return torch.cat([x + once + weigh(self.both, w, once), *contents], 1)
+
+    def forward(self): # -> [U,d+Mc], [I,d+Mc]
+        x = self.nodes()
         return x[:self.U],x[self.U:]
 
     def loss(self, u, i, j): # each [B]
-        x_u,x_i = self()
-        ids = self.ids.index_select(0, torch.cat([u, i+self.U, j+self.U]))
-        norms = ids.pow(2).mean() + self.trust.pow(2).mean() + sum(p.index_select(0, u).pow(2).mean() for p in self.prototypes)
-        return bpr(x_u.index_select(0, u), x_i.index_select(0, i), x_i.index_select(0, j)) + self.reg*norms
+        rows = torch.cat([u, i+self.U, j+self.U])
+        norms = self.ids.index_select(0, rows).pow(2).mean() + self.trust.pow(2).mean() + sum(p.index_select(0, u).pow(2).mean() for p in self.prototypes)
+        return bpr(*self.nodes().index_select(0, rows).chunk(3)) + self.reg*norms
 
 # %% ../../nbs/51_multimodal.ipynb #7dce88d8
 def co_users(
