@@ -4,7 +4,7 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 import pytest
-from causalmmr.tables import results_dir
+from causalmmr.pages import results_dir
 from causalmmr.verdicts import HOLDS, FAILS, ON_SIMULATOR, UNMEASURED, UNTESTABLE, verdict_on
 
 matplotlib.use('Agg')
