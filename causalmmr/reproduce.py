@@ -191,9 +191,9 @@ def turned(
     s = s.assign(cell=[in_cell(r) for r in s.itertuples()]).reset_index()
     parts = s.model.str.rpartition(' | ')
     found = []
-    for title,part in s.assign(title=parts[0], model=parts[2]).groupby('title', sort=False):
+    for name,part in s.assign(title=parts[0], model=parts[2]).groupby('title', sort=False):
         t = part.pivot_table(index='model', columns='metric', values='cell', aggfunc='first', sort=False).fillna('')
-        found += [(title, x) for x in in_blocks(t if t.shape[1] <= max(most, len(t)) else t.T, most)]
+        found += [(name, x) for x in in_blocks(t if t.shape[1] <= max(most, len(t)) else t.T, most)]
     return found
 
 def in_blocks(t, most): # a frame, how many columns side by side -> frames of about the same width

@@ -232,10 +232,12 @@ class Found:
         "A frame as it was measured, without the columns that name its origin."
         return self[name].drop(columns=['dataset', 'data', 'code', 'made'], errors='ignore')
 
+    @property
+    def kind(self): return 'simulated: this shows the method at work and says nothing of real data' if self.simulated else 'real data'
+
     def heading(self): # what stands above its part of a page
         "Whose figures these are, and how they are measured again."
-        kind = 'simulated: this shows the method at work and says nothing of real data' if self.simulated else 'real data'
-        return f'**{self.dataset}** ({kind}): `{self.command}`'
+        return f'**{self.dataset}** ({self.kind}): `{self.command}`'
 
     def tests(self, metric): # -> its lines
         "The tests of one metric."
