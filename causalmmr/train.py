@@ -52,6 +52,7 @@ class Recommender(nn.Module):
     "Two promises: `loss` of a batch and `scores` of users; override `step` when one gradient is not enough."
     n_neg  = 1      # negatives per observed pair; j is [B] for one, [B,N] for more
     reject = True   # a negative is never one of the user's training items
+    space,published = {},{}   # what a search tries: a setting's name -> its values in order, and a paper's settings among them
 
     def __init__(self,
         g:torch.Generator, # decides everything random in the model and its training

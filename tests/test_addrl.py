@@ -8,7 +8,7 @@ from causalmmr.data import BadInput, MMData, load
 from causalmmr.disentangle import attributes, chunk_matrix, missing, own_or_other, separation
 from causalmmr.models.addrl import ADDRL, Steered, as_released, chunks_of, labels_of, recommend, terms
 from causalmmr.models.selfsup import DMRL
-from causalmmr.runs import load_run, run
+from causalmmr.store import load_run, run
 from causalmmr.train import evaluate, fit, rng
 
 def sized(U, I, widths, **classes):

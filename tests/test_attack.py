@@ -5,7 +5,7 @@ from causalmmr.data import BadInput, read_array
 from causalmmr.fair import attack
 from causalmmr.fair.attack import ATTACKERS, leakage, official, strict, views
 from causalmmr.models.classic import MFBPR
-from causalmmr.runs import kept, kept_key
+from causalmmr.store import kept, kept_key
 from causalmmr.train import rng
 
 @pytest.fixture(scope='module')

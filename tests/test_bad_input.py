@@ -2,7 +2,7 @@
 import json, os, pickle, shutil
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
-from causalmmr import cli as program, runs
+from causalmmr import cli as program, store
 
 SMALL = ['-p', 'd=8', '-p', 'epochs=2']
 
@@ -42,7 +42,7 @@ def change(d, **columns):
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     "A finished run on the toy."
-    return runs.run(program.find_model('MFBPR'), runs.dataset('toy'), out=tmp_path_factory.mktemp('runs'), d=8, epochs=2, progress=False)
+    return store.run(program.find_model('MFBPR'), store.dataset('toy'), out=tmp_path_factory.mktemp('runs'), d=8, epochs=2, progress=False)
 
 @pytest.fixture
 def a_run(trained, tmp_path): return Path(shutil.copytree(trained['folder'], tmp_path/'run'))
@@ -126,7 +126,7 @@ def test_rows_of_a_table(refused): # a table that names its rows is asked by its
     refused('reproduce', 'addrl_overall', '--models', 'MFBPR,AD-DLR', says="no row 'AD-DLR'")
     refused('reproduce', 'addrl_overall', 'camrec_overall', '--models', 'AD-DRL', says="no row 'AD-DRL'")
 def test_no_tables(refused, monkeypatch, tmp_path):
-    monkeypatch.setattr(program.tables_, 'tables_dir', lambda: (_ for _ in ()).throw(runs.BadInput('There are no table notebooks here.')))
+    monkeypatch.setattr(program.pages, 'tables_dir', lambda: (_ for _ in ()).throw(store.BadInput('There are no table notebooks here.')))
     refused('reproduce', '--all', says='table')
 
 # --- runs

@@ -1,7 +1,7 @@
 """The command line's contract: every command, with and without --json, and its exit codes."""
 import json, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
-from causalmmr import cli as program, runs
+from causalmmr import cli as program, store
 
 @pytest.fixture
 def shell(capfd):
@@ -16,7 +16,7 @@ def shell(capfd):
 def out(tmp_path_factory): return tmp_path_factory.mktemp('out')
 
 @pytest.fixture(scope='module')
-def row(out): return runs.run(program.find_model('LightGCN'), runs.dataset('toy'), out=out, d=8, L=1, epochs=3, progress=False)
+def row(out): return store.run(program.find_model('LightGCN'), store.dataset('toy'), out=out, d=8, L=1, epochs=3, progress=False)
 
 def test_help(shell):
     text = shell()[0]
@@ -40,31 +40,31 @@ def test_evaluate(shell, row, out):
 
 def test_recommend(shell, row):
     doc = json.loads(shell('recommend', row['folder'], '--user', 7, '-k', 500, '--json')[0])
-    data = runs.dataset('toy'); seen = torch.cat([data.train, data.valid], 1)
+    data = store.dataset('toy'); seen = torch.cat([data.train, data.valid], 1)
     mine = set(seen[1][seen[0]==7].tolist()); items = [i['item'] for i in doc['items']]
     assert set(items) == set(range(data.n_items)) - mine and len(items) == len(set(items))       # all unseen items, and only these
     assert [i['score'] for i in doc['items']] == sorted((i['score'] for i in doc['items']), reverse=True)
-    model = runs.load_run(row['folder'])[0]
+    model = store.load_run(row['folder'])[0]
     with torch.no_grad(): s = model.scores(torch.tensor([7]))[0]
     assert doc['items'][0]['score'] == s[items].max().item()
 
 def test_recommend_shows_titles(shell, row, monkeypatch):
     import dataclasses
-    data = runs.dataset('toy'); titled = dataclasses.replace(data, items=data.items.assign(title=[f'thing {i}' for i in range(data.n_items)]))
-    monkeypatch.setattr(program, 'load_run', lambda *a, **k: (runs.load_run(row['folder'])[0], titled, row))
+    data = store.dataset('toy'); titled = dataclasses.replace(data, items=data.items.assign(title=[f'thing {i}' for i in range(data.n_items)]))
+    monkeypatch.setattr(program, 'load_run', lambda *a, **k: (store.load_run(row['folder'])[0], titled, row))
     for item in json.loads(shell('recommend', row['folder'], '--user', 0, '--json')[0])['items']: assert item['title'] == f"thing {item['item']}"
 
 def test_audit(shell, row):
     fast = ['--attribute', 'gender', '--epochs', 2, '--seeds', 1]
     doc = json.loads(shell('audit', row['folder'], *fast, '--json')[0])
-    users = pd.read_parquet(f"{row['folder']}/users.parquet"); g = runs.dataset('toy').users.gender.iloc[users.user].to_numpy()
+    users = pd.read_parquet(f"{row['folder']}/users.parquet"); g = store.dataset('toy').users.gender.iloc[users.user].to_numpy()
     for group in doc['groups']: assert group['ndcg@20'] == pytest.approx(users['ndcg@20'][g==group['group']].mean()) and group['users'] == (g==group['group']).sum()
     d, x = doc['difference'][0], users['recall@20']
     se = sum(x[g==v].var()/(g==v).sum() for v in (0, 1))**.5
     assert (d['lo'], d['hi']) == pytest.approx((d['difference']-2*se, d['difference']+2*se))
     shuffled = [abs(x[p==0].mean()-x[p==1].mean()) for p in (np.random.default_rng(k).permutation(g) for k in range(500))]
     assert abs(d['by_chance'] - np.mean(np.array(shuffled) >= d['difference'])) < .1 and {m['metric'] for m in doc['difference']} == {'recall@20', 'ndcg@20', 'exposure'}
-    model, data, _ = runs.load_run(row['folder'])                      # the same attacks, asked for by hand
+    model, data, _ = store.load_run(row['folder'])                      # the same attacks, asked for by hand
     labels = dict(gender=torch.tensor(data.users.gender.to_numpy()))
     again = program.leakage(program.views(model, data), labels, program.attacker_users(data), seeds=1, epochs=2)
     assert [(f['view'], f['metric'], f['official'], f['auc']) for f in doc['leakage']] == [(f.view, f.metric, f.official, f.auc) for f in again.itertuples()]
@@ -74,8 +74,8 @@ def test_audit(shell, row):
 def test_audit_of_a_filtered_run(shell, out, row):
     "A run on another model's vectors needs no base to be audited, and says so when twins are asked for."
     from causalmmr.fair.filters import FairTuning, freeze
-    base = freeze(runs.load_run(row['folder'])[0])
-    fair = runs.run(FairTuning, runs.dataset('toy'), out=out, base=base, epochs=2, batch=1024, d_steps=1, progress=False)
+    base = freeze(store.load_run(row['folder'])[0])
+    fair = store.run(FairTuning, store.dataset('toy'), out=out, base=base, epochs=2, batch=1024, d_steps=1, progress=False)
     fast = ['--attribute', 'age', '--epochs', 2, '--seeds', 1]
     doc = json.loads(shell('audit', fair['run'][:9], *fast, '--out', out, '--json')[0])
     assert len(doc['groups']) == 7 and {f['metric'] for f in doc['leakage']} == {'micro-F1'}
@@ -83,7 +83,7 @@ def test_audit_of_a_filtered_run(shell, out, row):
 
 def test_masking_leaves_every_model_as_it_was():
     "Ranking hides items by writing into scores: a second ranking, with nothing hidden, must find them again."
-    data = runs.dataset('toy'); u = torch.arange(data.n_users)
+    data = store.dataset('toy'); u = torch.arange(data.n_users)
     for name in program.MODELS:
         model = program.find_model(name)(data, program.rng(0))
         program.rank(model, u, 5, (data.train, data.valid, data.test))
@@ -110,7 +110,7 @@ def test_data_check_finds_what_is_fatal(shell, tmp_path):
 @pytest.mark.parametrize('format', ['mmrec', 'parquet'])
 def test_convert_and_train_on_the_result(shell, tmp_path, format):
     shell('data', 'convert', 'toy', tmp_path/'copy', '--format', format)
-    a, b = runs.dataset('toy'), runs.dataset(tmp_path/'copy')
+    a, b = store.dataset('toy'), store.dataset(tmp_path/'copy')
     assert torch.equal(a.train, b.train) and torch.equal(a.test, b.test) and set(a.feats) == set(b.feats) and (a.n_users, a.n_items) == (b.n_users, b.n_items)
     shell('data', 'convert', 'toy', tmp_path/'copy', code=2)                       # what exists is not overwritten
 

@@ -5,7 +5,7 @@ from causalmmr.data import BadInput, MMData, load, read_array
 from causalmmr.disentangle import Split
 from causalmmr.fair.filters import RELEASED_GAME, RIVALS, FairTuning, Vectors
 from causalmmr.models.fmmrec import MIX, FMMRec, take_apart
-from causalmmr.runs import load_run, run
+from causalmmr.store import load_run, run
 from causalmmr.train import evaluate, fit, rng
 
 @pytest.fixture(scope='module')

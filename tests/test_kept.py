@@ -1,7 +1,7 @@
 """What is kept is as old as the code that made it: a module tree is edited on disk and asked again by a new process."""
 import json, os, subprocess, sys
 import pytest, torch
-from causalmmr import runs
+from causalmmr import store
 from causalmmr.data import BadInput
 
 TREE = {
@@ -9,7 +9,7 @@ TREE = {
     'shopkit/deep.py': 'SCALE = 10\ndef bottom(x):\n    "Two calls down."\n    return SCALE*x.sum().item()\ndef unrelated(x): return 0\n',
     'shopkit/near.py': 'from . import deep\nclass Maker:\n    def make(self, x): return deep.bottom(x)\n',
     'shopkit/top.py': 'from .near import Maker\ndef artefact(x, note=""):\n    from pathlib import Path\n    with open(note, "a") as f: f.write("made ")\n    return Maker().make(x)\n'}
-CALL = ("import sys, json, torch; sys.dont_write_bytecode = True; from causalmmr.runs import kept; from shopkit.top import artefact;"
+CALL = ("import sys, json, torch; sys.dont_write_bytecode = True; from causalmmr.store import kept; from shopkit.top import artefact;"
         "print(json.dumps(kept('demo', artefact, torch.ones(2), out=sys.argv[1], note=sys.argv[2])))")
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_an_unrelated_edit_keeps_it(tree):
 
 def test_a_disk_that_is_full_leaves_nothing(tmp_path, monkeypatch):
     def full(*a, **k): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(runs, 'save_tensors', full)
-    with pytest.raises(OSError, match='No space'): runs.kept('demo', ones, 2, out=tmp_path)
+    monkeypatch.setattr(store, 'save_tensors', full)
+    with pytest.raises(OSError, match='No space'): store.kept('demo', ones, 2, out=tmp_path)
     assert [p.name for p in (tmp_path/'kept').iterdir()] == ['.locks']
 
 def ones(n): return torch.ones(n)
@@ -64,5 +64,5 @@ def test_two_processes_make_it_once(tree):
 @pytest.mark.parametrize('value', [{1, 2}, object(), [ones]])
 def test_what_cannot_come_back_as_it_went_is_not_kept(value, tmp_path):
     def make(): return value
-    with pytest.raises(BadInput, match='cannot be kept|content cannot be told'): runs.kept('demo', make, out=tmp_path)
+    with pytest.raises(BadInput, match='cannot be kept|content cannot be told'): store.kept('demo', make, out=tmp_path)
     assert not list((tmp_path/'kept').glob('[!.]*'))

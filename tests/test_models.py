@@ -3,17 +3,17 @@ import json
 from dataclasses import replace
 from fnmatch import fnmatch
 import pytest, torch
-from causalmmr import cli, runs
+from causalmmr import cli, store
 from causalmmr.losses import bpr, l2
 from causalmmr.models.classic import Popularity, what_bounds
 from causalmmr.models.multimodal import VBPR
 
 
 def test_popularity_is_run_kept_read_and_recomputed(tmp_path, capsys):
-    data = runs.dataset('toy')
-    row = runs.run(Popularity, data, out=tmp_path, progress=False, patience=2)
+    data = store.dataset('toy')
+    row = store.run(Popularity, data, out=tmp_path, progress=False, patience=2)
     assert row['model'] == 'Popularity' and row['epochs'] == 3
-    model, _, again = runs.load_run(row['folder'])
+    model, _, again = store.load_run(row['folder'])
     assert torch.equal(model.n, torch.bincount(data.train[1], minlength=data.n_items)) and again['test recall@20'] == row['test recall@20']
     assert cli.main(['train', 'Popularity', 'toy', '-p', 'patience=2', '--out', str(tmp_path), '--json']) == 0
     shown = json.loads(capsys.readouterr().out)
@@ -24,14 +24,14 @@ def test_popularity_is_run_kept_read_and_recomputed(tmp_path, capsys):
 
 def test_popularity_resumes(tmp_path):
     "An optimiser without a single tensor is saved and loaded too."
-    data, ckpt = runs.dataset('toy'), tmp_path/'c.safetensors'
-    fit = lambda **kw: runs.fit(Popularity(data, runs.rng(0)), data, ckpt=ckpt, ckpt_seconds=0., progress=False, **kw)
+    data, ckpt = store.dataset('toy'), tmp_path/'c.safetensors'
+    fit = lambda **kw: store.fit(Popularity(data, store.rng(0)), data, ckpt=ckpt, ckpt_seconds=0., progress=False, **kw)
     fit(epochs=2)
     h = fit(epochs=4)
     assert h.attrs['resumed_from'] == 2 and len(h) == 4
 
 
-WIDTH = sum(f.shape[1] for f in runs.dataset('toy').feats.values())
+WIDTH = sum(f.shape[1] for f in store.dataset('toy').feats.values())
 FOUND = dict(mask=(.5,)*WIDTH)                                             # a mask that is given needs no search
 ALL = [(name, hp) for name in cli.MODELS for hp in {'CaMRec': [dict(d=8, L=1), dict(d=8, L=1, released=True), dict(d=8, L=1, theory=True)]}.get(name, [FOUND if 'InvRL' in name else {}])]
 
@@ -42,9 +42,9 @@ ASIDE = dict(                                                              # ten
 
 @pytest.mark.parametrize('name,hp', ALL, ids=[f'{n} {list(h)}' for n, h in ALL])
 def test_every_trained_tensor_has_a_penalty_or_a_norm(name, hp):
-    data = runs.dataset('toy')
+    data = store.dataset('toy')
     if name == 'CaMRec': data = replace(data, feats={m: data.feats[m] for m in 'tv'})   # two modalities are enough for it, and faster
-    held = what_bounds(cli.find_model(name)(data, runs.rng(0), **hp), data, runs.rng(1))
+    held = what_bounds(cli.find_model(name)(data, store.rng(0), **hp), data, store.rng(1))
     assert [k for k, v in held.items() if v == 'nothing'] == []
     assert name == 'Popularity' or 'penalty' in held.values()
     aside = [k for k, v in held.items() if v == 'aside' and not any(fnmatch(k, known) for known in ASIDE.get(name, ()))]
@@ -56,6 +56,6 @@ def test_the_old_vbpr_had_two_tensors_that_nothing_held():
         def loss(self, u, i, j):
             ids = l2(self.gamma_u[u], self.theta_u[u], self.gamma_i[i], self.gamma_i[j], self.beta[i], self.beta[j])
             return bpr(self.users(u), self.items(i), self.items(j)) + self.reg*ids
-    data = runs.dataset('toy')
-    held = what_bounds(FreeContent(data, runs.rng(0)), data, runs.rng(1))
+    data = store.dataset('toy')
+    held = what_bounds(FreeContent(data, store.rng(0)), data, store.rng(1))
     assert {k for k, v in held.items() if v == 'nothing'} == {'E.weight', 'beta_f'}

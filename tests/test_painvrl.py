@@ -6,7 +6,7 @@ from causalmmr.causal.scm import toy
 from causalmmr.data import BadInput, MMData, load
 from causalmmr.invariant.environments import abroad, by_test, cluster, fit_tilts, judge
 from causalmmr.models.painvrl import ContentUltraGCN, InvRL, PaInvRL, Stage, family_metrics, find_mask, mask_of, stage
-from causalmmr.runs import kept, load_run, run
+from causalmmr.store import kept, load_run, run
 from causalmmr.train import evaluate, fit, rng
 
 SMALL = dict(d=8, n_neg=4, E=3, ite=2, f_epochs=1, f_rounds=1, f_restarts=1, b_epochs=1, pre_epochs=1, search_batch=256, pre_batch=512)

@@ -1,10 +1,10 @@
 """Published figures stand beside ours only where they are of the same split."""
 from pathlib import Path
 import pandas as pd, pytest
-from causalmmr import reproduce
+from causalmmr import pages
 
 RESULTS = Path(__file__).resolve().parent.parent/'results'
-KNOWN = {'baby', *reproduce.SPLITS}                 # data sets whose split is known; other figures are of the papers' own data
+KNOWN = {'baby', *pages.SPLITS}                 # data sets whose split is known; other figures are of the papers' own data
 
 def shown(name):
     "The published figures of a committed table, as (dataset, model, metric@k, value); tables hold them in two forms."
@@ -14,7 +14,7 @@ def shown(name):
     else: return []
     return [tuple(x) for x in t[t.figure.notna() & t.dataset.isin(KNOWN)][['dataset', 'model', 'at', 'figure']].drop_duplicates().to_numpy()]
 
-def wrong(lines): return [l for l in lines if reproduce.published(l[0]).get(l[1:3], (None,))[0] != l[3]]
+def wrong(lines): return [l for l in lines if pages.published(l[0]).get(l[1:3], (None,))[0] != l[3]]
 
 @pytest.mark.parametrize('name', sorted(p.stem for p in RESULTS.glob('*.parquet')))
 def test_every_published_figure_shown_is_of_the_split_shown(name): assert not wrong(shown(name))
@@ -29,4 +29,4 @@ def test_the_file_says_where_each_figure_was_read():
     t = pd.read_csv(RESULTS/'published.csv')
     assert t.source.str.len().min() > 10 and t.split.isin({'MMSSL', 'LATTICE'}).all() and t.value.between(0, .5).all()
     assert not t.duplicated(['dataset', 'split', 'model', 'metric', 'k']).any()
-    assert {d for d, _ in reproduce.SPLITS.values()} == set(t.dataset)
+    assert {d for d, _ in pages.SPLITS.values()} == set(t.dataset)

@@ -137,7 +137,7 @@ def test_classic_echoes_its_parameters(tmp_path, root):
 def shops(tmp_path):
     "Two data sets in folders of one name, one of which says another name of itself."
     from causalmmr.data import convert, replace
-    from causalmmr.runs import dataset
+    from causalmmr.store import dataset
     def make(folder, world, name):
         convert(replace(dataset(world), name=name), tmp_path/folder, 'parquet')
         return str(tmp_path/folder)
@@ -145,17 +145,17 @@ def shops(tmp_path):
 
 WRITES = '''
 import pathlib, pandas as pd
-from causalmmr import runs
-from causalmmr.reproduce import asked, publish
+from causalmmr import store
+from causalmmr.pages import asked, publish
 dataset, tag = asked('lines', dataset, scale, seeds, data_dir, out_dir, device, models, datasets)
-data = runs.dataset(dataset)
+data = store.dataset(dataset)
 line = dict(dataset=[data.name], model=['M'], metric=['recall'], k=[20], seed=[0], value=[float(data.n_users)], paper_value=[float('nan')])
 publish(out_dir, False, tag, lines=pd.DataFrame(line))
 folder = pathlib.Path(out_dir, 'figures'); folder.mkdir(exist_ok=True); (folder/f'lines-{data.name}-{tag}.png').write_bytes(data.name.encode())
 '''
 
 def test_two_shops_of_one_name_keep_their_tables(shelf, shops, tmp_path, monkeypatch):
-    from causalmmr.runs import dataset
+    from causalmmr.store import dataset
     monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(lines=WRITES)))
     rows, page = r.reproduce(['lines'], out_dir=tmp_path/'out', datasets=list(shops), echo=quiet)
     assert [x['status'] for x in rows] == ['done', 'done'], rows

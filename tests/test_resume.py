@@ -3,8 +3,8 @@ import json, signal, subprocess, sys, time
 from pathlib import Path
 import pandas as pd, pytest
 from causalmmr.cli import main
-from causalmmr.reproduce import package_code
-from causalmmr.runs import rows
+from causalmmr.pages import package_code
+from causalmmr.store import rows
 from test_reproduce import shelf   # noqa: F401 (a fixture)
 
 TRAIN = ['train', 'LightGCN', 'smoke', '-p', 'd=16', '-p', 'L=2', '-p', 'epochs=12', '-p', 'patience=12', '-p', 'batch=512', '--ckpt-seconds', '0', '--json']
@@ -51,11 +51,11 @@ def test_killed_training_ends_with_the_same_digits(answer, tmp_path):
 
 SLOW_TABLE = '''
 import time, pathlib
-from causalmmr import runs
+from causalmmr import store
 from causalmmr.models.classic import MFBPR
 rows = []
 for seed in range(seeds):
-    rows.append(runs.run(MFBPR, runs.dataset(dataset), seed=seed, out=out_dir, d=8, epochs=2, progress=False))
+    rows.append(store.run(MFBPR, store.dataset(dataset), seed=seed, out=out_dir, d=8, epochs=2, progress=False))
     if seed == 0 and not pathlib.Path(out_dir, 'go').exists(): pathlib.Path(out_dir, 'waiting').touch(); time.sleep(600)
 pathlib.Path(out_dir, 'seconds.txt').write_text(str([r['seconds'] for r in rows]))
 '''

@@ -1,8 +1,8 @@
-"""The run store: identity, atomic folders, two processes at once, choosing, loading."""
+"""The run box: identity, atomic folders, two processes at once, choosing, loading."""
 import json, subprocess, sys
 from pathlib import Path
 import pandas as pd, pytest, torch
-from causalmmr import runs
+from causalmmr import compare, store
 from causalmmr.data import BadInput
 from causalmmr.models.classic import LightGCN, MFBPR
 from causalmmr.models.multimodal import VBPR
@@ -11,54 +11,54 @@ HP = dict(d=8, epochs=3, lr=.01, progress=False)
 def figures(row): return {k: v for k,v in row.items() if '@' in k}
 
 @pytest.fixture(scope='module')
-def toy(): return runs.dataset('toy')
+def toy(): return store.dataset('toy')
 
 @pytest.fixture(scope='module')
-def store(tmp_path_factory): return tmp_path_factory.mktemp('store')
+def box(tmp_path_factory): return tmp_path_factory.mktemp('box')
 
 @pytest.fixture(scope='module')
-def row(toy, store): return runs.run(MFBPR, toy, out=store, **HP)
+def row(toy, box): return store.run(MFBPR, toy, out=box, **HP)
 
 def test_contents_of_a_run(row):
     folder = Path(row['folder'])
-    assert sorted(p.name for p in folder.iterdir()) == sorted(runs.FILES)
+    assert sorted(p.name for p in folder.iterdir()) == sorted(store.FILES)
     info, metrics = (json.loads((folder/f).read_text()) for f in ('run.json', 'metrics.json'))
-    assert info['settings']['reg'] == runs.defaults(MFBPR)['model']['reg']            # defaults are written down
+    assert info['settings']['reg'] == store.defaults(MFBPR)['model']['reg']            # defaults are written down
     assert set(metrics) == {'valid', 'test', 'test masked'} and {'ndcg@20', 'ndcg_hits@20'} <= set(metrics['test'])
     assert len(pd.read_parquet(folder/'history.parquet')) == 3
     users = pd.read_parquet(folder/'users.parquet')
     assert users['recall@20'].mean() == pytest.approx(metrics['test']['recall@20'], abs=1e-9)
 
-def test_nothing_private_is_written(row, store):
+def test_nothing_private_is_written(row, box):
     text = ''.join((Path(row['folder'])/f).read_text() for f in ('run.json', 'metrics.json'))
-    assert str(store) not in text and str(Path.home()) not in text
+    assert str(box) not in text and str(Path.home()) not in text
     assert not [x for x in __import__('platform').uname()[1:2] if x and x in text]
 
 @pytest.mark.parametrize('Model', [LightGCN, VBPR])
-def test_saved_weights_rank_as_the_trained_model(Model, toy, store):
-    r = runs.run(Model, toy, out=store, **HP)
-    model, data, _ = runs.load_run(r['folder'])
-    now = {f'{s} {k}': v for s,x in runs.rankings(model, data).items() for k,v in x.mean().items()}
+def test_saved_weights_rank_as_the_trained_model(Model, toy, box):
+    r = store.run(Model, toy, out=box, **HP)
+    model, data, _ = store.load_run(r['folder'])
+    now = {f'{s} {k}': v for s,x in store.rankings(model, data).items() for k,v in x.mean().items()}
     assert now == figures(r)
 
-def test_a_half_written_run_is_never_read_and_is_done_again(row, toy, store):
+def test_a_half_written_run_is_never_read_and_is_done_again(row, toy, box):
     folder = Path(row['folder']); (folder/'model.safetensors').unlink()
-    with pytest.warns(UserWarning, match=folder.name): assert folder.name in runs.rows(store).attrs['broken']
-    again = runs.run(MFBPR, toy, out=store, **HP)
-    assert figures(again) == figures(row) and runs.finished(folder)
+    with pytest.warns(UserWarning, match=folder.name): assert folder.name in store.rows(box).attrs['broken']
+    again = store.run(MFBPR, toy, out=box, **HP)
+    assert figures(again) == figures(row) and store.finished(folder)
 
-def test_rows_of_nothing(tmp_path): assert len(runs.rows(tmp_path)) == 0
+def test_rows_of_nothing(tmp_path): assert len(store.rows(tmp_path)) == 0
 
-def test_weights_of_another_width_are_bad_input(row, toy, store, tmp_path):
+def test_weights_of_another_width_are_bad_input(row, toy, box, tmp_path):
     import shutil
-    other = runs.run(MFBPR, toy, out=store, **(HP | dict(d=4)))
+    other = store.run(MFBPR, toy, out=box, **(HP | dict(d=4)))
     mixed = tmp_path/'mixed'; shutil.copytree(row['folder'], mixed)
     shutil.copy(Path(other['folder'])/'model.safetensors', mixed)
-    with pytest.raises(BadInput, match='weights'): runs.load_run(mixed)
+    with pytest.raises(BadInput, match='weights'): store.load_run(mixed)
 
 def test_two_processes_with_the_same_run(tmp_path):
-    code = ("import sys, json; from causalmmr import runs; from causalmmr.models.classic import MFBPR;"
-            "r = runs.run(MFBPR, runs.dataset('toy'), out=sys.argv[1], d=8, epochs=30, progress=False, ckpt_seconds=0);"
+    code = ("import sys, json; from causalmmr import store; from causalmmr.models.classic import MFBPR;"
+            "r = store.run(MFBPR, store.dataset('toy'), out=sys.argv[1], d=8, epochs=30, progress=False, ckpt_seconds=0);"
             "print(json.dumps({k: v for k,v in r.items() if '@' in k}))")
     both = [subprocess.Popen([sys.executable, '-c', code, tmp_path], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     a, b = (p.communicate(timeout=120)[0] for p in both)
@@ -68,25 +68,25 @@ def test_two_processes_with_the_same_run(tmp_path):
 def test_disk_full_leaves_nothing(toy, tmp_path, monkeypatch):
     def full(*a, **k): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(pd.DataFrame, 'to_parquet', full)
-    with pytest.raises(OSError, match='No space'): runs.run(MFBPR, toy, out=tmp_path, **HP)
+    with pytest.raises(OSError, match='No space'): store.run(MFBPR, toy, out=tmp_path, **HP)
     assert [p.name for p in (tmp_path/'runs').iterdir() if p.is_dir()] == ['.locks']
 
 def test_own_model_needs_no_registration(toy, tmp_path):
     class Half(MFBPR):
         def scores(self, u): return super().scores(u)/2
-    r = runs.run(Half, toy, out=tmp_path, **HP)
-    assert r['model'] == 'Half' and figures(r) == figures(runs.run(MFBPR, toy, out=tmp_path, **HP))   # half the score ranks alike
-    with pytest.raises(BadInput): runs.load_run(r['folder'])                      # a local class cannot be found by its name,
-    assert runs.load_run(r['folder'], Model=Half)[0].scores(torch.tensor([0])).shape == (1, toy.n_items)   # but can be given
+    r = store.run(Half, toy, out=tmp_path, **HP)
+    assert r['model'] == 'Half' and figures(r) == figures(store.run(MFBPR, toy, out=tmp_path, **HP))   # half the score ranks alike
+    with pytest.raises(BadInput): store.load_run(r['folder'])                      # a local class cannot be found by its name,
+    assert store.load_run(r['folder'], Model=Half)[0].scores(torch.tensor([0])).shape == (1, toy.n_items)   # but can be given
 
 def test_pick_never_sees_test(row):
     t = pd.DataFrame([row])
     for by in ('test recall@20', 'test masked ndcg@20', 'recall@20'):
-        with pytest.raises(BadInput): runs.pick(t, by=by)
+        with pytest.raises(BadInput): compare.pick(t, by=by)
 
 WRITER = """import sys, time, contextlib, pandas as pd
 from pathlib import Path
-from causalmmr import runs
+from causalmmr import compare, store
 out, k, version = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if version == 'unlinked':
     import fcntl
@@ -97,10 +97,10 @@ if version == 'unlinked':
             fcntl.flock(f, fcntl.LOCK_EX)
             try: yield
             finally: lock.unlink(missing_ok=True)
-    runs.locked = unlinked
+    store.locked = unlinked
 (out/f'ready{k}').touch()
 while len(list(out.glob('ready*'))) < 8: time.sleep(.01)
-for n in range(30): runs.save_table(pd.DataFrame(dict(dataset=[f'{k}-{n}'], value=[n])), out, 'one')
+for n in range(30): compare.save_table(pd.DataFrame(dict(dataset=[f'{k}-{n}'], value=[n])), out, 'one')
 """
 
 def written_by_eight(folder, version):
