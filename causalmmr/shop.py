@@ -27,11 +27,12 @@ def unpacked(path): # bytes of a file, gzipped or not
     if len(raw) > MOST_BYTES: raise BadInput(f'{path} holds more than {MOST_BYTES>>30} GiB')
     return raw
 
-# %% ../nbs/06_shop.ipynb #d8aa0d47
+# %% ../nbs/06_shop.ipynb #1cee6978
 GROUPLENS = {'ratings.dat': ['user_id','movie_id','rating','timestamp'],
              'users.dat':   ['user_id','gender','age','occupation','zip'],
              'movies.dat':  ['movie_id','title','genres']}
 
+# %% ../nbs/06_shop.ipynb #96085987
 def decoded(
     path,          # of a text file
     encoding=None, # by default UTF-8; GroupLens' files are in Latin-1
@@ -63,7 +64,7 @@ def _cells(path, encoding): # a text file -> its rows, the header among them, in
     t.index += 1
     return t[(t != '').any(axis=1)]
 
-# %% ../nbs/06_shop.ipynb #3a2beeed
+# %% ../nbs/06_shop.ipynb #23817e64
 def _of_parquet(path): # a parquet file -> a table of text
     with reading(path): t = pd.read_parquet(path)
     if t.map(lambda v: isinstance(v, (list,dict,np.ndarray))).any().any(): raise BadInput(f'{path} has a column of lists, where one value a row belongs')
@@ -71,6 +72,7 @@ def _of_parquet(path): # a parquet file -> a table of text
     t.index = range(2, len(t)+2)
     return t
 
+# %% ../nbs/06_shop.ipynb #6cc17ec3
 def table(
     path,          # text with a header, or .parquet; either of them whole in memory
     encoding=None, # as in decoded
@@ -88,16 +90,18 @@ def table(
     if not len(t): raise BadInput(f'{path} has a header and no rows')
     return t
 
-# %% ../nbs/06_shop.ipynb #0fe45ef9
+# %% ../nbs/06_shop.ipynb #9143a12e
 NAMES = dict(user='user userid customer customerid visitor visitorid client clientid reviewerid'.split(),
              item='item itemid product productid article articleid sku asin movie movieid'.split(),
              time='time timestamp date datetime createdat when'.split(), rating='rating stars score'.split(),
              image='image imagefile imagepath picture photo img'.split(), title='title name productname'.split())
 
+# %% ../nbs/06_shop.ipynb #11e1fbd5
 def _listed(names): # names of columns, the first dozen
     names = list(map(str, names))
     return ', '.join(names[:12]) + (f' and {len(names)-12} more' if len(names) > 12 else '')
 
+# %% ../nbs/06_shop.ipynb #421e9c84
 def column(
     t:pd.DataFrame, role:str, path,
     asked={},     # role -> name of a column
@@ -128,7 +132,7 @@ def numbers(
     if bad.any(): raise BadInput(f"{path} row {bad.idxmax()}, column {x.name}: '{x[bad].iloc[0]}' is no number{hint}")
     return v
 
-# %% ../nbs/06_shop.ipynb #27172212
+# %% ../nbs/06_shop.ipynb #4b378b29
 def times(
     x:pd.Series, # text
     path,
@@ -140,7 +144,7 @@ def times(
         t = pd.to_datetime(x, format=form or 'ISO8601', utc=True, errors='coerce')
         bad = t.isna()
         if bad.any(): raise BadInput(f"{path} row {bad.idxmax()}, column {x.name}: '{x[bad].iloc[0]}' is no time{'' if form else ' as ISO 8601 writes it: say its form, such as --time-format %d.%m.%Y'}")
-        v = (t - pd.Timestamp(0, tz='UTC')).dt.total_seconds()
+        v = t.dt.as_unit('s').astype('int64').astype(float)
         late = v > 4102444800
         if late.any(): raise BadInput(f"{path} row {late.idxmax()}, column {x.name}: '{x[late].iloc[0]}' lies after 2100")
     if (v < 0).any(): raise BadInput(f"{path} row {(v < 0).idxmax()}, column {x.name}: '{x[v < 0].iloc[0]}' lies before 1970")
@@ -156,7 +160,7 @@ class Reading:
     time_format:str = None  # by default numbers or ISO 8601
     min_rating:float = None # least rating that counts as liking; None: every row counts
 
-# %% ../nbs/06_shop.ipynb #7401b940
+# %% ../nbs/06_shop.ipynb #3b380507
 def clicks(
     path,
     how=Reading(),
@@ -176,14 +180,16 @@ def clicks(
     once.attrs = dict(rows=rows, below=int((~liked).sum()), repeats=len(e)-len(once))
     return once
 
+# %% ../nbs/06_shop.ipynb #fc0a78c1
 def _liked(t, rating, path, how): # [rows] bool
     if how.min_rating is None: return pd.Series(True, t.index)
     if rating is None: raise BadInput(f'{path} has no column of ratings to compare with {how.min_rating:g}: say --column rating=NAME')
     return numbers(t[rating], path, how.decimal) >= how.min_rating
 
-# %% ../nbs/06_shop.ipynb #f58ae143
+# %% ../nbs/06_shop.ipynb #c9e61ccd
 SPLITS = ('per-user', 'random', 'time', 'time-per-user')
 
+# %% ../nbs/06_shop.ipynb #50dbe347
 def split(
     e:pd.DataFrame, # of clicks
     how='per-user', # one of SPLITS
@@ -204,24 +210,22 @@ def split(
         if not (label == k).any(): raise BadInput(f"The split '{how}' of {len(e)} pairs leaves nothing for {part}; choose another, or larger shares.")
     return label
 
-# %% ../nbs/06_shop.ipynb #9ea29495
+# %% ../nbs/06_shop.ipynb #87ee76e8
 UNMATCHED = ('refuse', 'keep', 'drop')
 
+# %% ../nbs/06_shop.ipynb #55712fab
 def entities(
     path,          # items.csv or users.csv
     kind:str,      # item or user
     how=Reading(),
-)->pd.DataFrame:   # index = id, attrs row: id -> row of the file
+)->tuple:          # table, index = id; and id -> row of the file
     "What the shop knows of its items, or of its users."
     t = table(path, how.encoding)
     key = column(t, kind, path, how.columns or {}, also=('id',))
     t = t[~t.duplicated()]
     for bad,what in ((t[key] == '', 'is missing'), (t[key].duplicated(), 'has another row that says otherwise')):
         if bad.any(): raise BadInput(f"{path} row {bad.idxmax()}, column {key}: the {kind} '{t[key][bad].iloc[0]}' {what}")
-    rows = dict(zip(t[key], t.index))
-    t = t.set_index(key).rename_axis('id')
-    t.attrs = dict(row=rows)
-    return t
+    return t.set_index(key).rename_axis('id'), pd.Series(t.index, t[key])
 
 # %% ../nbs/06_shop.ipynb #72fc3ee2
 def matched(
@@ -258,9 +262,10 @@ def ranges(
     say = [f'below {edges[0]:g}', *(f'{a:g} – {b:g}' for a,b in zip(edges, edges[1:])), f'from {edges[-1]:g}']
     return pd.Series([None if np.isnan(v) else say[k] for v,k in zip(x, np.searchsorted(edges, x, side='right'))], x.index, dtype=object, name=x.name)
 
-# %% ../nbs/06_shop.ipynb #958945e8
+# %% ../nbs/06_shop.ipynb #6b9a8600
 MOST_VALUES = 1000   # of an attribute that is text
 
+# %% ../nbs/06_shop.ipynb #74240fe1
 def attribute(
     x:pd.Series,   # text; its name is the column's
     path,
@@ -282,13 +287,14 @@ def attribute(
                                                               + (f'cut it into ranges, such as --bins {x.name}=5' if number else 'group them, or leave the column out'))
     return v
 
-# %% ../nbs/06_shop.ipynb #3dc3a9de
+# %% ../nbs/06_shop.ipynb #9a92723d
 ENDINGS = ('.jpg','.jpeg','.png','.webp','.JPG','.JPEG','.PNG')
 
 def _named(folder, i, said): # of an item: what its row says, or a file named after it -> a name or ''
     if said is not None: return said
     return next((f'{i}{end}' for end in ENDINGS if (folder/f'{i}{end}').is_file()), '')
 
+# %% ../nbs/06_shop.ipynb #faa2c285
 def pictures(
     folder,          # of picture files
     ids:pd.Index,    # of the items
@@ -307,7 +313,7 @@ def pictures(
     if not any(out): raise BadInput(f"{folder} has no picture of any item; the first would be {name or str(ids[-1])+'.jpg'}")
     return pd.Series(out, ids, name='image')
 
-# %% ../nbs/06_shop.ipynb #dce25f9e
+# %% ../nbs/06_shop.ipynb #b89c0b98
 def sha256(path): # of a file, or of a text given as bytes -> 16 hex digits
     if isinstance(path, bytes): return hashlib.sha256(path).hexdigest()[:16]
     h = hashlib.sha256()
@@ -315,28 +321,30 @@ def sha256(path): # of a file, or of a text given as bytes -> 16 hex digits
         while block := f.read(2**20): h.update(block)
     return h.hexdigest()[:16]
 
+# %% ../nbs/06_shop.ipynb #d91a73e4
 def _core(e, k): # clicks -> those of the k-core
     if k < 0: raise BadInput(f'--core takes a whole number from 0, not {k}.')
     e = e[k_core(e.user, e.item, k)] if k > 1 else e
     if not len(e): raise BadInput(f'No user and no item with {k} clicks each remain: choose a smaller --core.')
     return e
 
-# %% ../nbs/06_shop.ipynb #d66d4dd8
+# %% ../nbs/06_shop.ipynb #8340772b
 USUAL,RESERVED = ('price','brand','category'), ('phrase','attacker_test','itemID','userID','popularity')
 
-def _typed(t, names, asked, path, how, bins, few): # table, columns that are attributes -> the table with these typed
+# %% ../nbs/06_shop.ipynb #f034efac
+def _typed(t, rows, names, asked, path, how, bins, few): # table, id -> row, columns that are attributes -> the table with these typed
     for c in names:
         if c not in t: raise BadInput(f"{path} has no column '{c}'; it has {_listed(t)}")
     for c in t.columns.intersection(RESERVED): raise BadInput(f"{path}: the name of column '{c}' has a meaning of its own here; rename it")
     out = t.copy()
     for c in names:
-        column = pd.Series(t[c].to_numpy(), [t.attrs['row'].get(i, 0) for i in t.index], name=c)
+        column = pd.Series(t[c].to_numpy(), rows.reindex(t.index, fill_value=0), name=c)
         try: out[c] = attribute(column, path, how.decimal, bins.get(c), few).to_numpy()
         except BadInput:
             if asked: raise
     return out
 
-# %% ../nbs/06_shop.ipynb #9260f191
+# %% ../nbs/06_shop.ipynb #5eaa2f86
 @dataclass(frozen=True)
 class Files:
     "The shop's files, and what to take from them."
@@ -352,6 +360,7 @@ class Files:
     seed:int = 0
     unmatched:str = 'refuse'
 
+# %% ../nbs/06_shop.ipynb #39cf9078
 def _checked(f): # Files -> the same, if they go together
     for what,of,there in (('--attributes','--items',f.items), ('--sensitive','--users',f.users)):
         if getattr(f, what[2:]) and not there: raise BadInput(f'{what} names columns of {of}, which is not given.')
@@ -359,43 +368,47 @@ def _checked(f): # Files -> the same, if they go together
     if spare: raise BadInput(f"--bins {min(spare)}: no attribute and no sensitive column has this name.")
     return f
 
-# %% ../nbs/06_shop.ipynb #a73c9c52
+# %% ../nbs/06_shop.ipynb #ce561c99
 def gather(
     f:Files,
     how=Reading(),
 )->dict: # inter, items, users (tables), ids (of users, of items), count: what was left out
     "The shop's files as the tables of a folder."
-    _checked(f)
-    every = clicks(f.interactions, how)
-    count,e = dict(every.attrs), _core(every, f.core)
-    count['outside core'] = len(every)-len(e)
-    tables,ids = {}, {}
-    for kind,path in (('item',f.items), ('user',f.users)):
-        t = entities(path, kind, how) if path else None
-        row = t.attrs['row'] if path else {}
-        e,ids[kind],t = matched(e, t, kind, path, f.unmatched, set(every[kind])-set(e[kind]))
-        if t is not None: t.attrs = dict(row=row)
-        tables[kind] = t
-    ids['user'] = ids['user'] if f.unmatched == 'keep' and f.users else pd.Index(e.user.unique()).sort_values()
-    tables['user'] = None if tables['user'] is None else tables['user'].loc[ids['user']]
-    e = e.assign(x_label=split(e, f.split, f.seed))
-    u,i = (ids[k].get_indexer(e[k]) for k in ('user','item'))
-    inter = pd.DataFrame(dict(userID=u, itemID=i, x_label=e.x_label.to_numpy())).assign(**({'time': e.time.to_numpy()} if 'time' in e else {}))
+    every = clicks(_checked(f).interactions, how)
+    e = _core(every, f.core)
+    count = every.attrs | {'outside core': len(every)-len(e)}
+    e,ids,tables = _together(e, f, how, every)
+    inter = pd.DataFrame({f'{k}ID': ids[k].get_indexer(e[k]) for k in ('user','item')}).assign(x_label=split(e, f.split, f.seed))
+    if 'time' in e: inter['time'] = e.time.to_numpy()
     return dict(inter=inter, ids=ids, count=count, **_described(f, how, tables, ids))
 
-def _described(f, how, tables, ids): # -> items, users: typed, with pictures; images: how many are missing
-    items,users,bins = tables['item'], tables['user'], f.bins or {}
-    out = dict(items=None, users=None, images=None)
-    if items is not None:
-        wanted = f.attributes or [c for c in USUAL if c in items]
-        picture = column(items, 'image', f.items, how.columns or {}, needed=False)
-        title = column(items, 'title', f.items, how.columns or {}, needed=False)
-        out['items'] = _typed(items, wanted, bool(f.attributes), f.items, how, bins, few=False)
-        if title and title != 'title': out['items'] = out['items'].rename(columns={title:'title'})
-        if f.images and picture: out['items'] = out['items'].drop(columns=picture).assign(image=pictures(f.images, ids['item'], items[picture]).to_numpy())
-    if f.images and (items is None or not picture): out['items'] = (pd.DataFrame(index=ids['item']) if items is None else out['items']).assign(image=pictures(f.images, ids['item']).to_numpy())
-    if users is not None and f.sensitive: out['users'] = _typed(users, f.sensitive, True, f.users, how, bins, few=True)[list(f.sensitive)]
-    return out
+# %% ../nbs/06_shop.ipynb #794206cb
+def _together(e, f, how, every): # clicks of the core, Files, Reading, all clicks -> clicks, ids, kind -> (table, rows) or None
+    read = {k: entities(p, k, how) if p else (None, None) for k,p in (('item',f.items), ('user',f.users))}
+    ids,tables,before = {}, {}, -1
+    while before != len(e):
+        before = len(e)
+        for k,path in (('item',f.items), ('user',f.users)):
+            e,ids[k],t = matched(e, read[k][0], k, path, f.unmatched, set(every[k])-set(e[k]))
+            tables[k] = None if t is None else (t, read[k][1])
+    return e, ids, tables
+
+# %% ../nbs/06_shop.ipynb #066eb09a
+def _described(f, how, tables, ids): # -> items, users: typed, with pictures
+    items,users = None, None
+    if tables['item']:
+        t,rows = tables['item']
+        items = _typed(t, rows, f.attributes or [c for c in USUAL if c in t], bool(f.attributes), f.items, how, f.bins or {}, few=False)
+        for role in ('title','image'):
+            name = column(t, role, f.items, how.columns or {}, needed=False)
+            items = items.rename(columns={name: role}) if name else items
+    if f.images:
+        items = pd.DataFrame(index=ids['item']) if items is None else items
+        items['image'] = pictures(f.images, ids['item'], items.get('image')).to_numpy()
+    if f.sensitive:
+        t,rows = tables['user']
+        users = _typed(t, rows, f.sensitive, True, f.users, how, f.bins or {}, few=True)[list(f.sensitive)]
+    return dict(items=items, users=users)
 
 # %% ../nbs/06_shop.ipynb #f4a821f1
 def _card(name, f, got): # what was read, left out and kept
@@ -412,7 +425,7 @@ def _card(name, f, got): # what was read, left out and kept
         if got[k] is not None: card[f'{k}_columns'] = {c: dict(values=int(x.nunique()), missing=int((x.isna() | (x.astype(object) == '')).sum())) for c,x in got[k].items()}
     return card
 
-# %% ../nbs/06_shop.ipynb #ba3146fb
+# %% ../nbs/06_shop.ipynb #311becb1
 def import_shop(
     folder,         # to make
     f:Files,
@@ -436,9 +449,11 @@ def import_shop(
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return card
 
+# %% ../nbs/06_shop.ipynb #116726fa
 def write_card(folder, card): # as JSON
     (Path(folder)/'card.json').write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding='utf8')
 
+# %% ../nbs/06_shop.ipynb #92c3967e
 def _write(tmp, got, card): # the files of the folder
     got['inter'].to_parquet(tmp/'inter.parquet')
     for kind,key in (('user','userID'), ('item','itemID')):
@@ -450,7 +465,7 @@ def _write(tmp, got, card): # the files of the folder
     about = dict(name=card['name'], n_users=card['users'], n_items=card['items'], notes=notes, features={})
     (tmp/'about.json').write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding='utf8')
 
-# %% ../nbs/06_shop.ipynb #52625bed
+# %% ../nbs/06_shop.ipynb #7d4769f5
 @dataclass(frozen=True)
 class Ids:
     "What users and items are called outside."
@@ -464,6 +479,7 @@ class Ids:
         if self.own: raise BadInput(f"There is no user '{name}'; the first of {len(self.users)} is '{self.users[0]}'.")
         raise BadInput(f"User {name} is not in the data set, whose users are 0 to {len(self.users)-1}.")
 
+# %% ../nbs/06_shop.ipynb #69dc64fe
 def own_ids(
     folder,   # of the data set; None: it has none
     data,     # its MMData
