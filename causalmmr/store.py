@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SWAPPED', 'FIT', 'RANKINGS', 'FILES', 'WAITED', 'LOOKED', 'dataset', 'swapped', 'defaults', 'settings', 'at_home',
            'pieces', 'bytes_of', 'rankings', 'code_version', 'identity', 'finished', 'locked', 'whole', 'kept_key',
-           'kept', 'run', 'how_stopped', 'read', 'load_run', 'rows', 'study', 'combinations', 'study_rows']
+           'kept', 'trained_numbers', 'run', 'how_stopped', 'read', 'load_run', 'rows', 'study', 'combinations',
+           'study_rows']
 
 # %% ../nbs/70_store.ipynb #c70d88a8
 import dis, hashlib, importlib, inspect, json, os, platform, shutil, sys, time, warnings
@@ -403,6 +404,9 @@ def _write(folder, info, model, history, ranks):
     (folder/'metrics.json').write_text(json.dumps({k: r.mean() for k,r in ranks.items()}, indent=1))
     (folder/'run.json').write_text(json.dumps(info, indent=1))
 
+def trained_numbers(model): # -> how many numbers training may change
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
 # %% ../nbs/70_store.ipynb #c60da69f
 def run(
     Model,         # a class of recommenders
@@ -413,6 +417,7 @@ def run(
     fresh=False,   # repeat a finished run?
     device='cpu',  # where to compute: cpu, cuda, or auto
     ckpt_seconds=10., # a checkpoint at most this often
+    halt=None,     # as of `fit`: a run that it ends is kept as one of so many epochs, and its checkpoint stays
     **hp,          # settings of the model and of `fit` that differ from their defaults
 )->dict:           # the row: see `read`
     "Train, rank and keep one model; a finished run is read, not repeated."
@@ -425,11 +430,15 @@ def run(
         if fresh or not finished(final):
             model = Model(data, rng(seed), **what['settings']).to(device)
             began = time.time()
-            history = fit(model, data, **what['fit'], ckpt=ckpt, ckpt_seconds=ckpt_seconds, progress=progress)
+            history = fit(model, data, **what['fit'], ckpt=ckpt, ckpt_seconds=ckpt_seconds, progress=progress, halt=halt)
             trained,ranks = time.time(), rankings(model, data)
-            info = what | dict(name=Model.__name__, dataset=data.name, notes=list(data.notes), epochs=len(history), **history.attrs, host=_host(device),
+            halted = history.attrs.pop('halted')
+            if halted: what = identity(Model, data, seed, hp | dict(epochs=len(history)))
+            final = store/what['run']
+            info = what | dict(name=Model.__name__, dataset=data.name, notes=list(data.notes), epochs=len(history), **history.attrs, host=_host(device), trained=trained_numbers(model),
                                finished=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), seconds_fit=trained-began, seconds_ranking=time.time()-trained)
             with whole(final) as tmp: _write(tmp, info, model, history, ranks)
+            if halted: return read(final) | dict(dataset=data.name)
         ckpt.unlink(missing_ok=True)
     return read(final) | dict(dataset=data.name)
 
@@ -441,8 +450,10 @@ def how_stopped(
     best,          # the best of them; None where nobody wrote it down
     most,          # epochs that were allowed
     eval_every=1,  # epochs between looks
+    trained=None,  # numbers that training may change, where it was written down
 )->str:            # '' when training was over, else early, rising or unknown
     "Whether a run had seen enough when it ended."
+    if trained == 0: return ''
     if best is None: return 'unknown'
     waited = epochs-best
     if waited >= WAITED and waited//eval_every >= LOOKED: return ''
@@ -461,7 +472,7 @@ def read(
         row = {k: i[k] for k in ('run','name','dataset','data','seed','code','epochs','resumed_from')} | dict(folder=str(folder), seconds=round(i['seconds_fit'], 2))
         every = i['settings'] | i['fit']
         row |= dict(model=row.pop('name'), settings=json.dumps(every, sort_keys=True),
-                    stopped=how_stopped(i['epochs'], i.get('best_epoch'), every['epochs'], every['eval_every']))
+                    stopped=how_stopped(i['epochs'], i.get('best_epoch'), every['epochs'], every['eval_every'], i.get('trained')))
         return row | {f'{split} {k}': v for split,means in m.items() for k,v in means.items()}
     except (KeyError, TypeError, AttributeError): raise BadInput(f'{folder} holds a run.json or metrics.json without what belongs into it.') from None
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'PARAMETERS', 'Row', 'lines', 'scaled', 'able', 'fitted', 'searched', 'cell', 'as_markdown', 'Shown',
-           'or_first', 'with_published', 'tested', 'in_words', 'forest', 'Found', 'in_files', 'results_dir', 'seeds_of',
-           'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on']
+           'or_first', 'with_published', 'tested', 'in_words', 'forest', 'Found', 'in_files', 'seeds_of', 'Table',
+           'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on']
 
 # %% ../nbs/74_tables.ipynb #c437596e
 import json
@@ -20,7 +20,7 @@ from .causal.scm import world
 from .data import BadInput, MMData, describe
 from .invariant.environments import column_of
 from .metrics import compare_table, two_se
-from .pages import asked, command, publish, tables_dir
+from .pages import asked, command, publish, results_dir
 from .store import study_rows
 from .compare import compare, for_people, pick, rows_wanted, runs_as_draws, tidy, untested, verdict
 from .train import load_tensors, rng
@@ -253,10 +253,6 @@ def in_files(
     return found
 
 # %% ../nbs/74_tables.ipynb #09bd5fbd
-def results_dir()->Path: # results/ of the repository
-    "Where committed results lie."
-    return tables_dir().parent.parent/'results'
-
 def seeds_of(frames:dict)->int: # frames of one data set -> how many seeds
     "Seeds behind the lines of a table; a line without a seed has -1."
     return max([1] + [f.seed[f.seed >= 0].nunique() for f in frames.values() if 'seed' in f])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['rng', 'xavier', 'linear', 'Recommender', 'Pairs', 'epoch', 'Ranking', 'rows_of', 'mask_', 'top_k', 'own_scores',
            'rank', 'evaluate', 'save_tensors', 'load_tensors', 'opt_tensors', 'load_opt', 'look', 'Progress', 'fit',
-           'adam', 'available_device']
+           'adam', 'asks_to_end', 'available_device']
 
 # %% ../nbs/04_train.ipynb #573f2aff
 import json, math, os, time
@@ -336,7 +336,8 @@ def fit(
     ckpt=None,          # path of a checkpoint: written as we go, resumed from if present
     ckpt_seconds=10.,   # at most this often
     progress=True,      # a progress bar on stderr
-)->pd.DataFrame:        # epoch, loss, the validation metric, seconds; attrs: best_epoch, best, resumed_from
+    halt=None,          # Progress -> True to end here; asked after every look at validation
+)->pd.DataFrame:        # epoch, loss, the validation metric, seconds; attrs: best_epoch, best, resumed_from, halted
     "Train with early stopping on validation; raises BadInput on unsound data or settings before any work."
     _check_fit(data, epochs, batch, lr, patience, by, eval_every)
     pairs,opt,at = Pairs(data),adam(model, lr),Progress()
@@ -345,18 +346,26 @@ def fit(
     resumed,saved = at.epoch,time.monotonic()
     bar = tqdm(total=epochs, initial=at.epoch, disable=not progress, desc=f'{type(model).__name__} on {data.name}', unit='epoch')
     with bar:
-        while at.epoch<epochs and at.epoch-at.best_epoch < patience*eval_every:
+        halted = asks_to_end(halt, at, eval_every)
+        while not halted and at.epoch<epochs and at.epoch-at.best_epoch < patience*eval_every:
             _train_epoch(model, data, pairs, opt, at, batch, by, eval_every)
             bar.update(); bar.set_postfix({'loss': f"{at.history[-1]['loss']:.4f}", f'valid {by}': f'{at.best:.4f}', 'best epoch': at.best_epoch})
-            if ckpt and time.monotonic()-saved >= ckpt_seconds: at.save(ckpt, model, opt, why); saved = time.monotonic()
+            halted = asks_to_end(halt, at, eval_every)
+            if ckpt and (halted or time.monotonic()-saved >= ckpt_seconds):
+                at.save(ckpt, model, opt, why)
+                saved = time.monotonic()
     model.load_state_dict(at.weights)
     h = pd.DataFrame(at.history)
-    h.attrs.update(best_epoch=at.best_epoch, best=at.best, resumed_from=resumed)
+    h.attrs.update(best_epoch=at.best_epoch, best=at.best, resumed_from=resumed, halted=halted)
     return h
 
 # %% ../nbs/04_train.ipynb #256c2b19
 def adam(model, lr): # -> optimiser over everything that is trained, which may be nothing
     return torch.optim.Adam([dict(params=[p for p in model.parameters() if p.requires_grad])], lr, fused=model.device.type in ('cpu','cuda'))
+
+# %% ../nbs/04_train.ipynb #4bfb0299
+def asks_to_end(halt, at, eval_every): # as given to `fit`, a Progress -> bool
+    return halt is not None and at.epoch > 0 and at.epoch%eval_every == 0 and bool(halt(at))
 
 # %% ../nbs/04_train.ipynb #8d0273d0
 def _train_epoch(model, data, pairs, opt, at, batch, by, eval_every): # one epoch and, when it is time, one look
