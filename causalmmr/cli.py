@@ -270,6 +270,7 @@ def vetted(
     labels,test = torch.from_numpy(code), attacker_users(data)
     for who,rows in (('train', ~test), ('test', test)):
         s = labels[rows]
+        if (s>=0).sum() < LEAST: raise BadInput(f"Attackers would {who} on {int((s>=0).sum())} users with a known {attribute}: an audit needs at least {LEAST}.")
         if len(s[s>=0].unique()) < 2: raise BadInput(f"The users that attackers {who} on are all of one group by {attribute}; nothing can be attacked.")
     return {attribute: labels}, group, aside, told
 
@@ -396,6 +397,11 @@ def roles(pairs): # of --column -> role -> column
         if r not in known: raise BadInput(f"--column {r}: there is no such role; there are {', '.join(known)}.")
     return out
 
+def encodings(texts): # of --encoding -> file -> encoding
+    one = [t for t in texts or [] if '=' not in t]
+    if len(one) > 1: raise BadInput(f"--encoding gives {' and '.join(one)} for every file.")
+    return {f: e for e in one for f in ('interactions','items','users')} | said([t for t in texts or [] if '=' in t], '--encoding')
+
 # %% ../nbs/77_cli.ipynb #5ca4249d
 def of_card(card): # the data card -> parts of an answer
     sizes = pd.DataFrame([{k: card[k] for k in ('users','items','pairs','sparsity')} | {k: card['split'][k] for k in ('rule','train','valid','test')}])
@@ -418,7 +424,7 @@ def data_import(folder:Into, interactions:Annotated[Path, _opt('Table of clicks 
                 items:Annotated[Path|None, _opt('Table of items.')]=None, users:Annotated[Path|None, _opt('Table of users.')]=None,
                 images:Annotated[Path|None, _opt('Folder of pictures.')]=None,
                 column:Annotated[list[str]|None, _opt('Which column is the user, item, time, rating, title or image.', metavar='ROLE=NAME')]=None,
-                encoding:Annotated[str|None, _opt('Of the texts, if not UTF-8.')]=None, decimal:Annotated[str, _opt('Decimal sign: . or ,')]='.',
+                encoding:Annotated[list[str]|None, _opt('Of a file that is not UTF-8: latin-1, or users=latin-1 for one of them; may be repeated.')]=None, decimal:Annotated[str, _opt('Decimal sign: . or ,')]='.',
                 time_format:Annotated[str|None, _opt('Of dates that are not ISO 8601, such as %d.%m.%Y')]=None,
                 min_rating:Annotated[float|None, _opt('Least rating that counts; by default every row does.')]=None,
                 attributes:Annotated[str, _opt('Columns of items for AD-DRL, between commas.')]='', sensitive:Annotated[str, _opt('Columns of users for the audit, between commas; no others are copied.')]='',
@@ -429,7 +435,7 @@ def data_import(folder:Into, interactions:Annotated[Path, _opt('Table of clicks 
                 unreadable:Annotated[str, _opt('With --encode, pictures that cannot be read: refuse or mask.')]='refuse', json:Json=False):
     "A shop's own files as a data set, its ids kept."
     if seed < 0: raise BadInput(f'seed must be a whole number from 0, not {seed}.')
-    how = Reading(roles(column), encoding, decimal, time_format, min_rating)
+    how = Reading(roles(column), encodings(encoding), decimal, time_format, min_rating)
     files = Files(interactions, items, users, images, words(attributes), words(sensitive), said(bins, '--bins'), core, split, seed, unmatched)
     card = import_shop(folder, files, how)
     found = encode_folder(folder, unreadable=unreadable) if with_features else {}

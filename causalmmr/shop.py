@@ -96,12 +96,14 @@ NAMES = dict(user='user userid customer customerid visitor visitorid client clie
              time='time timestamp date datetime createdat when'.split(), rating='rating stars score'.split(),
              image='image imagefile imagepath picture photo img'.split(), title='title name productname'.split())
 
-# %% ../nbs/06_shop.ipynb #11e1fbd5
+# %% ../nbs/06_shop.ipynb #3115b6b5
+def _plain(name): return re.sub(r'[\W_]', '', str(name).lower())      # whatever its case and underscores
+
 def _listed(names): # names of columns, the first dozen
     names = list(map(str, names))
     return ', '.join(names[:12]) + (f' and {len(names)-12} more' if len(names) > 12 else '')
 
-# %% ../nbs/06_shop.ipynb #421e9c84
+# %% ../nbs/06_shop.ipynb #c1102f71
 def column(
     t:pd.DataFrame, role:str, path,
     asked={},     # role -> name of a column
@@ -109,23 +111,23 @@ def column(
     also=(),      # further names that fit
 )->str:           # the name of a column, or None
     "The column that plays a role: the one asked for, or the one known by its name."
+    plain = {c: _plain(c) for c in t}
     if role in asked:
-        if asked[role] in t: return asked[role]
+        same = [c for c in t if c == asked[role]] or [c for c in t if plain[c] == _plain(asked[role])]
+        if same: return same[0]
         if not also: raise BadInput(f"{path} has no column '{asked[role]}' for the {role}; it has {_listed(t)}")
-    plain = {c: re.sub(r'[\W_]', '', str(c).lower()) for c in t}
     found = [c for c in t if plain[c] in NAMES[role]] or [c for c in t if plain[c] in also]
     if len(found) > 1: raise BadInput(f'{path} has {" and ".join(found)} for the {role}: say --column {role}={found[0]}, or the other')
     if found or not needed: return found[0] if found else None
     raise BadInput(f'{path} has no column that is known as the {role}: say --column {role}=NAME; it has {_listed(t)}')
 
-# %% ../nbs/06_shop.ipynb #0eb48867
+# %% ../nbs/06_shop.ipynb #267b7ee0
 def numbers(
     x:pd.Series,  # text; its name is the column's
     path,
     decimal='.',  # or ','
 )->pd.Series:     # float, NaN where nothing is said
     "A column of numbers, or the row that holds none."
-    if decimal not in '.,' or len(decimal) != 1: raise BadInput(f"--decimal takes . or ,, not '{decimal}'.")
     v = pd.to_numeric(x.str.replace(',', '.', regex=False) if decimal == ',' else x, errors='coerce').astype(float)
     bad = (x != '') & ~np.isfinite(v)
     hint = '; for a decimal comma say --decimal ,' if decimal == '.' and x[bad].str.fullmatch(r'-?\d+,\d+').any() else ''
@@ -150,23 +152,31 @@ def times(
     if (v < 0).any(): raise BadInput(f"{path} row {(v < 0).idxmax()}, column {x.name}: '{x[v < 0].iloc[0]}' lies before 1970")
     return v
 
-# %% ../nbs/06_shop.ipynb #54a66db2
+# %% ../nbs/06_shop.ipynb #b96492ef
 @dataclass(frozen=True)
 class Reading:
     "How the shop's files are to be read: what the user says, and nothing that is guessed."
     columns:dict = None     # role -> name of a column
-    encoding:str = None     # by default UTF-8
+    encoding:dict = None    # interactions, items or users -> encoding; by default UTF-8
     decimal:str = '.'       # or ','
     time_format:str = None  # by default numbers or ISO 8601
     min_rating:float = None # least rating that counts as liking; None: every row counts
 
-# %% ../nbs/06_shop.ipynb #3b380507
+    def __post_init__(self):
+        if self.decimal not in ('.', ','): raise BadInput(f"--decimal takes . or ,, not '{self.decimal}'.")
+
+    def read(self, kind, path): # one of the files as a table
+        known = self.encoding or {}
+        if lost := set(known)-{'interactions','items','users'}: raise BadInput(f'--encoding {min(lost)}: there is no such file; there are interactions, items, users.')
+        return table(path, known.get(kind))
+
+# %% ../nbs/06_shop.ipynb #3954d78b
 def clicks(
     path,
     how=Reading(),
 )->pd.DataFrame: # user, item, and time where there is one; each pair once; attrs: rows, below, repeats
     "Who took what, and when."
-    t,asked = table(path, how.encoding), how.columns or {}
+    t,asked = how.read('interactions', path), how.columns or {}
     name = {r: column(t, r, path, asked, r in ('user','item')) for r in ('user','item','time','rating')}
     e = pd.DataFrame({r: t[name[r]] for r in ('user','item')})
     for r in e:
@@ -213,14 +223,14 @@ def split(
 # %% ../nbs/06_shop.ipynb #87ee76e8
 UNMATCHED = ('refuse', 'keep', 'drop')
 
-# %% ../nbs/06_shop.ipynb #55712fab
+# %% ../nbs/06_shop.ipynb #23d6e356
 def entities(
     path,          # items.csv or users.csv
     kind:str,      # item or user
     how=Reading(),
 )->tuple:          # table, index = id; and id -> row of the file
     "What the shop knows of its items, or of its users."
-    t = table(path, how.encoding)
+    t = how.read(f'{kind}s', path)
     key = column(t, kind, path, how.columns or {}, also=('id',))
     t = t[~t.duplicated()]
     for bad,what in ((t[key] == '', 'is missing'), (t[key].duplicated(), 'has another row that says otherwise')):
