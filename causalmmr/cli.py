@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'find_model', 'read_settings', 'read_features', 'plain', 'as_text', 'grid', 'answer', 'reproduce', 'train',
-           'evaluate', 'recommend', 'audit', 'main']
+           'tune_', 'evaluate', 'recommend', 'audit', 'main']
 
 # %% ../nbs/77_cli.ipynb #c472f005
 import ast, inspect, json, math, os, re, sys
@@ -20,16 +20,19 @@ from .data import (LEAST, ORIGINALS, BadInput, available, check, convert, fetch,
 from .fair.attack import attacker_users, counterfactual, leakage, lists_per_user, per_group, regroup, views
 from .train import fit, rng
 from .store import defaults, find_class, load_run, rankings, run, settings
+from .tune import remember, space_of, tune
 from .causal.scm import CLASSES, WORLDS, world
 from . import pages, reproduce as tables_
 from .compare import compare, for_people
 from .encode import encode_folder
-from .serve import allowed, audit_page, crossed, lists, steered, whom, write_lists
+from .serve import Flat, allowed, audit_page, crossed, lists, steered, whom, write_lists
 from .shop import Files, Reading, import_shop, own_ids
 
 # %% ../nbs/77_cli.ipynb #aece75e5
 MODELS = {name: f'causalmmr.models.{module}:{name}' for module,names in dict(
-    classic='Popularity MFBPR LightGCN UltraGCN', multimodal='VBPR DRAGON', itemgraph='LATTICE', camrec='CaMRec', addrl='ADDRL', selfsup='DMRL', painvrl='InvRL PaInvRL').items() for name in names.split()}
+    classic='Popularity MFBPR LightGCN UltraGCN EASE CEASE NeuMF NGCF DGCF MacridVAE', multimodal='VBPR MMGCN GRCN DualGNN DRAGON HUIGN',
+    itemgraph='LATTICE MICRO FREEDOM MGCN LGMRec', selfsup='DMRL BM3 SLMRec MENTOR CLCRec', camrec='CaMRec', addrl='ADDRL',
+    painvrl='InvRL PaInvRL').items() for name in names.split()}
 
 def find_model(
     name:str, # a name in MODELS, or package.module:Class
@@ -181,6 +184,28 @@ def train(
     at = [dict(split=s, **{m: row[f'{s} {m}'] for m in ('recall@10','ndcg@10','recall@20','ndcg@20')}) for s in store.RANKINGS]
     answer(row, json, f"{row['model']} on {row['dataset']}, seed {seed}, {row['epochs']} epochs", grid(pd.DataFrame(at)), *d.notes, f"run: {row['folder']}")
 
+# %% ../nbs/77_cli.ipynb #5abc36c1
+@app.command('tune')
+def tune_(
+    model:Annotated[str, typer.Argument(metavar='MODEL')], dataset:Dataset,
+    minutes:Annotated[float, typer.Option(help='Core-minutes for the whole search.')]=20.,
+    trials:Annotated[int, typer.Option(help='Trials at most.')]=1000,
+    p:Annotated[list[str]|None, typer.Option('-p', metavar='KEY=VALUE', help='A setting that is not searched.')]=None,
+    seed:Annotated[int, typer.Option(help='Of the trials and of what is proposed.')]=0,
+    commit:Annotated[bool, typer.Option('--commit', help="Into results/settings.json of the repository.")]=False,
+    features:Features=None, out:Out=Path('_runs'), data:Data=None, device:Device='cpu', json:Json=False):
+    "Search a model's settings on validation, within a budget; resumes when called again."
+    Model,fixed = find_model(model), read_settings(p or [])
+    space_of(Model, fixed)
+    line,tried = tune(Model, store.dataset(dataset, data, feats=read_features(features)), minutes, trials, seed, out, fixed=fixed, device=device)
+    path = remember(line, None if commit else Path(out)/'settings.json')
+    shown = tried.assign(settings=[', '.join(f'{k}={v}' for k,v in s.items()) for s in tried.settings])
+    columns = ['settings', 'value', 'epochs', 'best_epoch', 'ended', 'minutes']
+    edge = ', '.join(f'{k} at its {end} end' for k,end in line['edge'].items()) or 'no choice at an end'
+    over = dict(rising='still rising when it ended', early='ended early', unknown='of unknown training').get(line['stopped'], line['stopped'])
+    told = f"{line['model']} on {line['dataset']}: {line['trials']} trials in {line['spent']} core-minutes; {edge}; {over or 'trained to its end'}"
+    answer(dict(line=line, trials=tried), json, grid(shown[columns].round(4)), told, f'written: {path}')
+
 # %% ../nbs/77_cli.ipynb #18c0bab0
 def find_run(
     name:str, # a folder, or the start of a run's name
@@ -293,7 +318,7 @@ _COLUMNS = ['view','official','metric','auc','lo','hi','chance95','attacker','ma
 def audited(model, d, served, attribute, seeds, epochs, least, small): # one attribute -> groups, difference, leakage, notes
     labels,group,aside,told = vetted(d, attribute, served.user, least, small)
     by,wide = per_group(served.drop(columns='user'), group[served.user], aside)
-    found = leakage(views(model, d), labels, attacker_users(d), seeds=seeds, epochs=epochs)[_COLUMNS]
+    found = leakage(views(Flat(model), d), labels, attacker_users(d), seeds=seeds, epochs=epochs)[_COLUMNS]
     return dict(attribute=attribute, groups=by, difference=wide, leakage=found, notes=told)
 
 def written(page, text): # a page into its file

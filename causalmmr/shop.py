@@ -237,7 +237,7 @@ def entities(
         if bad.any(): raise BadInput(f"{path} row {bad.idxmax()}, column {key}: the {kind} '{t[key][bad].iloc[0]}' {what}")
     return t.set_index(key).rename_axis('id'), pd.Series(t.index, t[key])
 
-# %% ../nbs/06_shop.ipynb #72fc3ee2
+# %% ../nbs/06_shop.ipynb #3ad9bb6e
 def matched(
     e:pd.DataFrame,  # clicks that stay
     t:pd.DataFrame,  # of entities, or None
@@ -253,7 +253,7 @@ def matched(
     for lost,sentence in ((ids.difference(t.index), f'{path} has no row for {{n}} {kind}s of the clicks'), (t.index.difference(ids), f'{path} has {{n}} {kind}s without a click')):
         if len(lost) and unmatched == 'refuse': raise BadInput(f"{sentence.format(n=len(lost))}, first '{lost[0]}': say --unmatched keep or --unmatched drop")
     ids = ids.intersection(t.index) if unmatched == 'drop' else ids.union(t.index)
-    e,ids = e[e[kind].isin(ids)], ids.sort_values()
+    e,ids = e[ids.get_indexer(e[kind]) >= 0], ids.sort_values()
     if not len(e): raise BadInput(f'{path} has no {kind} in common with the clicks')
     return e, ids, t.reindex(ids, fill_value='')
 

@@ -37,6 +37,7 @@ ALL = [(name, hp) for name in cli.MODELS for hp in {'CaMRec': [dict(d=8, L=1), d
 
 ASIDE = dict(                                                              # tensors that no score depends on, and why
     ADDRL=['W_h', 'b_h', 'tell.*'],                                        # classifiers
+    BM3=['maps.*'],                                                        # modalities enter by the loss alone
     PaInvRL=['share'],                                                     # read by attention='global' only
     CaMRec=['views.*.scorers.*', 'adjust.channel.denoisers.*.[qk]'])       # gates of a view that does not rank; a softmax before hard codes
 
