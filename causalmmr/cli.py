@@ -318,7 +318,7 @@ _COLUMNS = ['view','official','metric','auc','lo','hi','chance95','attacker','ma
 def audited(model, d, served, attribute, seeds, epochs, least, small): # one attribute -> groups, difference, leakage, notes
     labels,group,aside,told = vetted(d, attribute, served.user, least, small)
     by,wide = per_group(served.drop(columns='user'), group[served.user], aside)
-    found = leakage(views(Flat(model), d), labels, attacker_users(d), seeds=seeds, epochs=epochs)[_COLUMNS]
+    found = leakage(views(Flat(model), d), labels, attacker_users(d), seeds=seeds, epochs=epochs, folds=0)[_COLUMNS]
     return dict(attribute=attribute, groups=by, difference=wide, leakage=found, notes=told)
 
 def written(page, text): # a page into its file

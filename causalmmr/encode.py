@@ -54,14 +54,15 @@ def batch_size(
     except (AttributeError, ValueError, OSError): return min(8, most)        # a system that does not say
     return int(min(max(free//4//each, 1), most))
 
-# %% ../nbs/07_encode.ipynb #caaaa11c
+# %% ../nbs/07_encode.ipynb #09f7a768
 MOST_PIXELS = 50_000_000
 FORMATS = ('JPEG','PNG','WEBP','GIF','BMP')
 
 def header(path): # -> an open picture of which nothing is unpacked
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
     with warnings.catch_warnings(action='ignore'), reading(path):
-        im = Image.open(path, formats=FORMATS)
+        try: im = Image.open(path, formats=FORMATS)
+        except UnidentifiedImageError: raise BadInput(f'{path} is no picture of a known kind ({", ".join(FORMATS)})') from None
     w,h = im.size
     if w*h > MOST_PIXELS: raise BadInput(f'{path} has {w} × {h} pixels, more than {MOST_PIXELS:,}'.replace(',', ' '))
     return im
@@ -362,17 +363,17 @@ def texts_of(
     said = [[str(v).strip() for v in row if isinstance(v, str) and v.strip()] for row in items[names].itertuples(index=False)]
     return ['. '.join(s) for s in said]
 
-# %% ../nbs/07_encode.ipynb #356bf437
+# %% ../nbs/07_encode.ipynb #75df56f0
 def _pictures_of(folder, items, images): # -> [I] paths or None; None where nobody knows of pictures
     card = folder/'card.json'
     where = json.loads(card.read_text(encoding='utf8')).get('images') if card.exists() else None
     at = Path(images) if images else folder/where if where else None
     if at is None or items is None or 'image' not in items: return None
     if not at.is_dir(): raise BadInput(f'{at} is no folder of pictures: say where they are, --images FOLDER')
-    root = at.resolve()
-    paths = [(at/n).resolve() if isinstance(n, str) and n else None for n in items.image]
+    at,root = Path(os.path.relpath(at)),at.resolve()
+    paths = [at/n if isinstance(n, str) and n else None for n in items.image]
     for p in paths:
-        if p is not None and not p.is_relative_to(root): raise BadInput(f'{p} lies outside {at}')
+        if p is not None and not p.resolve().is_relative_to(root): raise BadInput(f'{p} lies outside {at}')
     return [p if p is not None and p.is_file() else None for p in paths]
 
 # %% ../nbs/07_encode.ipynb #f3d82748

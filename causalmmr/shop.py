@@ -341,7 +341,7 @@ def _core(e, k): # clicks -> those of the k-core
 # %% ../nbs/06_shop.ipynb #8340772b
 USUAL,RESERVED = ('price','brand','category'), ('phrase','attacker_test','itemID','userID','popularity')
 
-# %% ../nbs/06_shop.ipynb #f034efac
+# %% ../nbs/06_shop.ipynb #9c446ebe
 def _typed(t, rows, names, asked, path, how, bins, few): # table, id -> row, columns that are attributes -> the table with these typed
     for c in names:
         if c not in t: raise BadInput(f"{path} has no column '{c}'; it has {_listed(t)}")
@@ -349,6 +349,7 @@ def _typed(t, rows, names, asked, path, how, bins, few): # table, id -> row, col
     out = t.copy()
     for c in names:
         column = pd.Series(t[c].to_numpy(), rows.reindex(t.index, fill_value=0), name=c)
+        _announced(column, path, how.decimal)
         try: out[c] = attribute(column, path, how.decimal, bins.get(c), few).to_numpy()
         except BadInput:
             if asked: raise
@@ -369,6 +370,12 @@ class Files:
     split:str = 'per-user'
     seed:int = 0
     unmatched:str = 'refuse'
+
+# %% ../nbs/06_shop.ipynb #95e622b8
+def _announced(x, path, decimal): # a column of text
+    said = x[x != '']
+    odd = said[said.str.contains(',', regex=False)]
+    if decimal == '.' and len(odd) and said.str.fullmatch(r'-?\d+(,\d+)?').all(): raise BadInput(f"{path} row {odd.index[0]}, column {x.name}: '{odd.iloc[0]}' is no number; for a decimal comma say --decimal ,")
 
 # %% ../nbs/06_shop.ipynb #39cf9078
 def _checked(f): # Files -> the same, if they go together
