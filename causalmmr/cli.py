@@ -31,7 +31,7 @@ from .shop import Files, Reading, import_shop, own_ids
 # %% ../nbs/77_cli.ipynb #aece75e5
 MODELS = {name: f'causalmmr.models.{module}:{name}' for module,names in dict(
     classic='Popularity MFBPR LightGCN UltraGCN EASE CEASE NeuMF NGCF DGCF MacridVAE', multimodal='VBPR MMGCN GRCN DualGNN DRAGON HUIGN',
-    itemgraph='LATTICE MICRO FREEDOM MGCN LGMRec', selfsup='DMRL BM3 SLMRec MENTOR CLCRec', camrec='CaMRec', addrl='ADDRL',
+    itemgraph='LATTICE MICRO FREEDOM MGCN LGMRec', selfsup='DMRL BM3 SLMRec MENTOR CLCRec MAML', generative='MMSSL DiffMM', debias='IPSBPR PDA CausE', camrec='CaMRec', addrl='ADDRL',
     painvrl='InvRL PaInvRL').items() for name in names.split()}
 
 def find_model(
@@ -104,7 +104,7 @@ Data    = Annotated[Path|None, typer.Option('--data', help='Folder of the regist
 Device  = Annotated[str, typer.Option('--device', help='cpu, cuda, or auto.')]
 Fresh   = Annotated[bool, typer.Option('--fresh', help='Repeat what is finished.')]
 Run     = Annotated[str, typer.Argument(metavar='RUN', help='Folder of a run, or the start of its name in OUT/runs.')]
-Dataset = Annotated[str, typer.Argument(metavar='DATASET', help='toy, smoke, a registered name, or the path of a data folder.')]
+Dataset = Annotated[str, typer.Argument(metavar='DATASET', help=f"{', '.join(WORLDS)} (simulated), a registered name, or the path of a data folder.")]
 Features = Annotated[list[str]|None, typer.Option('--features', metavar='M=FILE', help='Take this array of the data folder as modality M; may be repeated.')]
 Where   = Annotated[str|None, typer.Option('--dataset', help='Where the data are, if not registered.')]
 
@@ -151,7 +151,8 @@ def reproduce(
     rows,page = tables_.reproduce(tables or None, scale, workers, out, fresh, engine, seeds=seeds, models=models, device=device,
                                   data_dir=str(data.resolve()) if data else None, datasets=dataset or None)
     found = {r['job']: tables_.results(out, r['table'], r['dataset'], r['data']) for r in rows}
-    parts = [part for j,t in found.items() if len(t) for part in (j, grid(t.reset_index()))]
+    told = {r['job']: tables_.for_terminal(tables_.frames_of(out, r['table'], r['dataset'], r['data'])) for r in rows}
+    parts = [x if isinstance(x, str) else grid(x) for j,all_of in told.items() if all_of for x in (j, *all_of)]
     answer(dict(jobs=rows, report=page, tables={j: t.reset_index() for j,t in found.items()}), json,
            *parts, grid(pd.DataFrame(rows)[['job','status','seconds','error']]), f'report: {page}')
     if any(r['status'] == 'failed' for r in rows): raise typer.Exit(1)
@@ -192,12 +193,14 @@ def tune_(
     trials:Annotated[int, typer.Option(help='Trials at most.')]=1000,
     p:Annotated[list[str]|None, typer.Option('-p', metavar='KEY=VALUE', help='A setting that is not searched.')]=None,
     seed:Annotated[int, typer.Option(help='Of the trials and of what is proposed.')]=0,
+    name:Annotated[str, typer.Option(help='Of the row, where it is not the model\'s.')]='',
     commit:Annotated[bool, typer.Option('--commit', help="Into results/settings.json of the repository.")]=False,
     features:Features=None, out:Out=Path('_runs'), data:Data=None, device:Device='cpu', json:Json=False):
     "Search a model's settings on validation, within a budget; resumes when called again."
     Model,fixed = find_model(model), read_settings(p or [])
     space_of(Model, fixed)
-    line,tried = tune(Model, store.dataset(dataset, data, feats=read_features(features)), minutes, trials, seed, out, fixed=fixed, device=device)
+    line,tried = tune(Model, store.dataset(dataset, data, feats=read_features(features)), minutes, trials, seed, out, fixed=fixed, name=name,
+                      device=device)
     path = remember(line, None if commit else Path(out)/'settings.json')
     shown = tried.assign(settings=[', '.join(f'{k}={v}' for k,v in s.items()) for s in tried.settings])
     columns = ['settings', 'value', 'epochs', 'best_epoch', 'ended', 'minutes']

@@ -28,7 +28,7 @@ except ImportError: fcntl = None   # Windows: two processes may then repeat each
 SWAPPED = '-swapped'   # at the end of a name: validation and test exchanged
 
 def dataset(
-    name:str,          # toy, smoke, a registered name, or the path of a data folder; any of them with -swapped behind it
+    name:str,          # toy, smoke, brands, seasons, a registered name, or the path of a data folder; any of them with -swapped behind it
     data_dir=None,     # where registered data lie; by default the environment variable CAUSALMMR_DATA says it
     split_seed:int=42, # decides the splits that a source leaves open
     feats:dict=None,   # modality -> name of an array in the folder: features that are taken on request

@@ -267,8 +267,8 @@ def trials_of(
 # %% ../nbs/73_tune.ipynb #bca27542
 class Search:
     "A study on its way: what it has spent, what comes next."
-    def __init__(self, Model, data, minutes, most, seed, out, fixed, kw):
-        self.Model,self.data,self.minutes,self.most = Model, data, minutes, most
+    def __init__(self, Model, data, minutes, most, seed, out, fixed, kw, name=''):
+        self.Model,self.data,self.minutes,self.most,self.name = Model, data, minutes, most, name or Model.__name__
         self.seed,self.out,self.fixed,self.kw = seed, Path(out), fixed, kw
         self.space,self.first = space_of(Model, fixed)
         self.path = self.out/'studies'/named(Model, data, fixed, seed)
@@ -323,13 +323,14 @@ def tune(
     out='_runs',     # the study lies in studies/, its runs in runs/
     progress=True,   # a bar on stderr
     fixed={},        # settings that are not searched
+    name='',         # of the row, where it is not the class's
     **kw,            # of `run`: device
 )->tuple:            # the line of `settings.json`, the trials
     "Search a model's space on a data set within a budget; resumes, and several processes may share it."
     if not minutes > 0: raise BadInput(f'minutes={minutes!r} must be a positive number of core-minutes.')
     if not isinstance(trials, int) or trials < 1: raise BadInput(f'trials={trials!r} must be a whole number from 1.')
-    s = Search(Model, data, minutes, trials, seed, out, fixed, kw)
-    bar = tqdm(total=round(minutes, 2), disable=not progress, desc=f'{Model.__name__} on {data.name}', unit='min')
+    s = Search(Model, data, minutes, trials, seed, out, fixed, kw, name)
+    bar = tqdm(total=round(minutes, 2), disable=not progress, desc=f'{s.name} on {data.name}', unit='min')
     with bar:
         while True:
             study = s.study()
@@ -354,12 +355,13 @@ def summed_up(s, study): # a Search, its study -> the line of settings.json
     budget = dict(minutes=s.minutes) | (dict(trials=s.most) if s.most < 1000 else {})
     fixed = ''.join(f' -p {k}={v}' for k,v in s.fixed.items())
     told = ' '.join(f'--{k} {v:g}' for k,v in budget.items())
-    return dict(model=s.Model.__name__, dataset=s.data.name, chosen=meant(s.space, best.params) | s.fixed,
+    named = f" --name '{s.name}'" if s.name != s.Model.__name__ else ''
+    return dict(model=s.name, dataset=s.data.name, chosen=meant(s.space, best.params) | s.fixed,
                 figure=round(best.value, 5), by=f'valid {s.by}', budget=budget, spent=round(s.spent(study)/60, 1), trials=len(done),
                 given_up=sum(t.user_attrs['ended'] == 'given up' for t in done), epochs=best.user_attrs.get('epochs', 0),
                 best_epoch=best.user_attrs.get('best_epoch', 0), stopped=best.user_attrs.get('stopped', 'not finite'), edge=edge,
                 widened=sorted(widened), seed=s.seed, data=s.data.fingerprint[:8], code=code_version(s.Model)[:12],
-                command=f'causalmmr tune {s.Model.__name__} {s.data.name} {told}{fixed}' + (f' --seed {s.seed}' if s.seed else ''))
+                command=f'causalmmr tune {s.Model.__name__} {s.data.name} {told}{fixed}{named}' + (f' --seed {s.seed}' if s.seed else ''))
 
 # %% ../nbs/73_tune.ipynb #bb22ff7c
 def settings_path(): # of the repository's file

@@ -1,7 +1,7 @@
 """A shop's own files: the whole way from the shell, what the formats of others need, and wrong inputs, each of them one sentence."""
-import gzip, json, os, re
+import gzip, json, re
 from pathlib import Path
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest
 from PIL import Image
 from causalmmr import cli as program
 from causalmmr.data import load
