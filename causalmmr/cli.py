@@ -18,12 +18,16 @@ from . import store
 from .data import (LEAST, ORIGINALS, BadInput, available, check, convert, fetch, find_folder,
                             group_codes, group_sizes, not_taken, require_sound)
 from .fair.attack import attacker_users, counterfactual, leakage, lists_per_user, per_group, regroup, views
-from .train import fit, rank, rng
+from .train import fit, rng
 from .store import defaults, find_class, load_run, rankings, run, settings
 from .tune import remember, space_of, tune
 from . import campaign as campaigns
 from .causal.scm import CLASSES, WORLDS, world
 from . import pages, reproduce as tables_
+from .compare import compare, for_people
+from .encode import encode_folder
+from .serve import Flat, allowed, audit_page, crossed, lists, steered, whom, write_lists
+from .shop import Files, Reading, import_shop, own_ids
 
 # %% ../nbs/78_cli.ipynb #aece75e5
 MODELS = {name: f'causalmmr.models.{module}:{name}' for module,names in dict(
@@ -259,20 +263,41 @@ def evaluate(name:Run, out:Out=Path('_runs'), data:Data=None, dataset:Where=None
     answer(dict(run=row['run'], same=t.same.all(), figures=t), json, grid(t[t.metric.str.contains('@20')]), f"run {row['run']}: {verdict}")
     if not t.same.all(): raise typer.Exit(1)
 
-# %% ../nbs/78_cli.ipynb #0c3cb1bd
+# %% ../nbs/78_cli.ipynb #09f0c440
+Only    = Annotated[list[str]|None, typer.Option('--only', metavar='FILTER', help='Items of this kind only, such as brand=Acme or price<=20; may be repeated.')]
+Like    = Annotated[list[str]|None, typer.Option('--like', metavar='A=VALUE', help='ADDRL: as if users liked this value, such as price=low.')]
+Weigh   = Annotated[list[str]|None, typer.Option('--weigh', metavar='A=NUMBER', help='ADDRL: how much an attribute counts; 1 as trained, 0 not at all.')]
+
+def data_folder(folder, dataset, data): # of a run, what its user says of its data -> where they lie, or None
+    name = (dataset or store.read(folder)['dataset']).removesuffix(store.SWAPPED)
+    if name in WORLDS: return None
+    at = find_folder(name, data)
+    return at if at.is_dir() else at.parent
+
+# %% ../nbs/78_cli.ipynb #b69bcace
 @app.command()
-def recommend(name:Run, user:Annotated[int, typer.Option(help='Id of the user, from 0.')],
-              k:Annotated[int, typer.Option('-k', help='How many items.')]=10,
+def recommend(name:Run, user:Annotated[list[str]|None, typer.Option(help='Id of the user; may be repeated.')]=None,
+              users_file:Annotated[Path|None, typer.Option(help='A table with a column of users, or a line for each.')]=None,
+              everybody:Annotated[bool, typer.Option('--all', help='Every user.')]=False,
+              k:Annotated[int, typer.Option('-k', help='How many items.')]=10, only:Only=None, like:Like=None, weigh:Weigh=None,
+              exclude_seen:Annotated[bool|None, typer.Option('--exclude-seen/--include-seen', help='Leave out all clicks, or none; by default those of training and validation.')]=None,
+              why:Annotated[bool, typer.Option('--why', help='Reasons (ADDRL, CaMRec).')]=False,
+              to:Annotated[Path|None, typer.Option(help='Write to this .csv, .csv.gz or .parquet.')]=None,
               out:Out=Path('_runs'), data:Data=None, dataset:Where=None, features:Features=None, json:Json=False):
-    "The best items for a user among those not seen before."
+    "The best items for users, in their own ids."
     if k < 1: raise BadInput(f'k must be at least 1, not {k}.')
+    if (user is not None) + (users_file is not None) + everybody != 1: raise BadInput('Say for whom: --user, --users-file, or --all.')
     folder = find_run(name, out)
     model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data)
-    if not 0 <= user < d.n_users: raise BadInput(f"User {user} is not in data set '{d.name}', whose users are 0 to {d.n_users-1}.")
-    top,score = (x[0] for x in rank(model, torch.tensor([user]), min(k, d.n_items), hide=(d.train, d.valid)))
-    t = pd.DataFrame(dict(item=top[score.isfinite()].tolist(), score=score[score.isfinite()].tolist()))
-    if d.items is not None and 'title' in d.items: t['title'] = d.items.title.iloc[t.item].tolist()
-    answer(dict(run=row['run'], user=user, items=t), json, f"{row['model']} for user {user} of {d.name}", grid(t))
+    ids = own_ids(data_folder(folder, dataset, data), d)
+    users = whom(ids, user, users_file)
+    if len(users) > 100 and not (to or json): raise BadInput(f'Lists of {len(users)} users belong in a file: say --to lists.csv or lists.parquet.')
+    seen = {None:'evaluated', True:'all', False:'none'}[exclude_seen]
+    t = lists(steered(model, like, weigh), d, ids, users, k, seen, allowed(d, only or ()), model if why else None)
+    doc,said = dict(run=row['run'], users=len(users), items=t), f"{row['model']} for {len(users)} users of {d.name}"
+    if len(users) == 1: doc,said = dict(run=row['run'], user=user[0] if user else str(ids.users[int(users[0])]), items=t.drop(columns='user')), f"{row['model']} for user {ids.users[int(users[0])]} of {d.name}"
+    if to: answer(doc | dict(items=str(write_lists(t, to))), json, said, f'written: {to}')
+    else: answer(doc, json, said, grid(doc['items']))
 
 # %% ../nbs/78_cli.ipynb #f31280bc
 def vetted(
@@ -292,6 +317,7 @@ def vetted(
     labels,test = torch.from_numpy(code), attacker_users(data)
     for who,rows in (('train', ~test), ('test', test)):
         s = labels[rows]
+        if (s>=0).sum() < LEAST: raise BadInput(f"Attackers would {who} on {int((s>=0).sum())} users with a known {attribute}: an audit needs at least {LEAST}.")
         if len(s[s>=0].unique()) < 2: raise BadInput(f"The users that attackers {who} on are all of one group by {attribute}; nothing can be attacked.")
     return {attribute: labels}, group, aside, told
 
@@ -308,11 +334,25 @@ def twins(
     def train(d, seed): m = Model(d, rng(seed), **own); fit(m, d, progress=False, **loop); return m
     return counterfactual(train, world(data.name), attribute, seed=row['seed'])[['flipped', 'noise']].mean().to_dict()
 
-# %% ../nbs/78_cli.ipynb #e420b183
+# %% ../nbs/78_cli.ipynb #402ee283
 _COLUMNS = ['view','official','metric','auc','lo','hi','chance95','attacker','macro_f1','majority']
 
+def audited(model, d, served, attribute, seeds, epochs, least, small): # one attribute -> groups, difference, leakage, notes
+    labels,group,aside,told = vetted(d, attribute, served.user, least, small)
+    by,wide = per_group(served.drop(columns='user'), group[served.user], aside)
+    found = leakage(views(Flat(model), d), labels, attacker_users(d), seeds=seeds, epochs=epochs, folds=0)[_COLUMNS]
+    return dict(attribute=attribute, groups=by, difference=wide, leakage=found, notes=told)
+
+def written(page, text): # a page into its file
+    if not page.parent.is_dir(): raise BadInput(f'There is no folder {page.parent} to write to')
+    page.write_text(text, encoding='utf8')
+    return page
+
+# %% ../nbs/78_cli.ipynb #4922cf3c
 @app.command()
-def audit(name:Run, attribute:Annotated[str, typer.Option(help='A user attribute, such as gender.')],
+def audit(name:Run, attribute:Annotated[list[str]|None, typer.Option(help='A user attribute, such as gender; may be repeated.')]=None,
+          cross:Annotated[list[str]|None, typer.Option(help='An intersection, such as gender,age; may be repeated.')]=None,
+          page:Annotated[Path|None, typer.Option(help='Write the result to this HTML file too.')]=None,
           epochs:Annotated[int, typer.Option(help='Epochs of the official attack; the published number is 1000.')]=1000,
           seeds:Annotated[int, typer.Option(help='Seeds of the strict attackers.')]=3,
           smallest:Annotated[int, typer.Option(help='Users that a group must have to be compared.')]=LEAST,
@@ -323,18 +363,26 @@ def audit(name:Run, attribute:Annotated[str, typer.Option(help='A user attribute
     for k,v in dict(epochs=epochs, seeds=seeds).items():
         if v < 1: raise BadInput(f'{k} must be at least 1, not {v}.')
     if smallest < 2: raise BadInput(f'smallest must be at least 2, not {smallest}: one user is no group.')
+    names = list(dict.fromkeys([attribute] if isinstance(attribute, str) else attribute or []))
+    if not names and not cross: raise BadInput('Name a user attribute with --attribute, or an intersection with --cross.')
+    if page and not page.parent.is_dir(): raise BadInput(f'There is no folder {page.parent} to write to')
     folder = find_run(name, out)
     model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data)
-    vetted(d, attribute, None, smallest, small)
+    for c in cross or []:
+        d,joint = crossed(d, c.split(','))
+        names.append(joint)
+    for n in names: vetted(d, n, None, smallest, small)
     served = lists_per_user(model, d)
-    labels,group,aside,told = vetted(d, attribute, served.user, smallest, small)
-    by,wide = per_group(served.drop(columns='user'), group[served.user], aside)
-    found = leakage(views(model, d), labels, attacker_users(d), seeds=seeds, epochs=epochs)[_COLUMNS]
-    doc = dict(run=row['run'], attribute=attribute, groups=by, difference=wide, leakage=found, notes=told)
+    found = [audited(model, d, served, n, seeds, epochs, smallest, small) for n in names]
     if with_twins:
-        doc['twins'] = t = twins(row, type(model), d, attribute)
-        told = told + [f"lists that change: {t['flipped']:.3f} when everybody's {attribute} is flipped, {t['noise']:.3f} with another seed"]
-    answer(doc, json, f"{row['model']} on {d.name} by {attribute}", grid(by), 'widest difference between two groups', grid(wide), 'what attackers find: official, and strict (auc)', grid(found), *told)
+        for p in found:
+            p['twins'] = t = twins(row, type(model), d, p['attribute'])
+            p['notes'] = p['notes'] + [f"lists that change: {t['flipped']:.3f} when everybody's {p['attribute']} is flipped, {t['noise']:.3f} with another seed"]
+    title = f"{row['model']} on {d.name} by {', '.join(names)}"
+    parts = [x for p in found for x in (f"{row['model']} on {d.name} by {p['attribute']}", grid(p['groups']), 'widest difference between two groups', grid(p['difference']),
+                                        'what attackers find: official, and strict (auc)', grid(p['leakage']), *p['notes'])]
+    if page: parts.append(f'written: {written(page, audit_page(title, found, d.notes))}')
+    answer(dict(run=row['run'], **(found[0] if len(found) == 1 else dict(audits=found))), json, *parts)
 
 # %% ../nbs/78_cli.ipynb #e562c6ac
 @data_app.command('list')
@@ -376,6 +424,103 @@ def data_fetch(name:Annotated[str, typer.Argument(metavar='ORIGINAL', help='A pu
     "Download one public original, check it, and unpack it."
     made = fetch(name, to, progress=True)
     answer(dict(name=name, path=made), json, f'fetched: {made}')
+
+# %% ../nbs/78_cli.ipynb #9c53e998
+def words(text): return tuple(w.strip() for w in text.split(',')) if text else ()      # 'a,b' -> its words
+
+def said(pairs, option): # texts name=value -> dict
+    out = {}
+    for p in pairs or []:
+        k,eq,v = p.partition('=')
+        if not (k and eq and v): raise BadInput(f"{option} takes name=value, not '{p}'.")
+        if k in out: raise BadInput(f'{option} gives {k} twice.')
+        out[k] = v
+    return out
+
+def roles(pairs): # of --column -> role -> column
+    out = said(pairs, '--column')
+    known = ('user','item','time','rating','title','image')
+    for r in out:
+        if r not in known: raise BadInput(f"--column {r}: there is no such role; there are {', '.join(known)}.")
+    return out
+
+def encodings(texts): # of --encoding -> file -> encoding
+    one = [t for t in texts or [] if '=' not in t]
+    if len(one) > 1: raise BadInput(f"--encoding gives {' and '.join(one)} for every file.")
+    return {f: e for e in one for f in ('interactions','items','users')} | said([t for t in texts or [] if '=' in t], '--encoding')
+
+# %% ../nbs/78_cli.ipynb #5ca4249d
+def of_card(card): # the data card -> parts of an answer
+    sizes = pd.DataFrame([{k: card[k] for k in ('users','items','pairs','sparsity')} | {k: card['split'][k] for k in ('rule','train','valid','test')}])
+    left = pd.DataFrame([card['left_out'] | {f'{k} without training': n for k,n in card['without_training'].items()}])
+    columns = [dict(table=k, column=c, **v) for k in ('items','users') for c,v in card.get(f'{k}_columns', {}).items()]
+    return [grid(sizes), grid(left), *([grid(pd.DataFrame(columns))] if columns else [])]
+
+def of_features(found): # of encode_folder -> parts of an answer
+    t = pd.DataFrame([dict(modality=m, encoder=f['encoder'], width=f['width'], known=f['known'], items=f['items'], missing=', '.join(f['missing'][:5]),
+                           unreadable=', '.join(list(f['unreadable'])[:5])) for m,f in found.items()])
+    return [grid(t)]
+
+# %% ../nbs/78_cli.ipynb #da6b01ef
+def _opt(help, *names, **k): return typer.Option(*names, help=help, **k)
+
+Into = Annotated[Path, typer.Argument(metavar='FOLDER', help='The folder to make.')]
+
+@data_app.command('import')
+def data_import(folder:Into, interactions:Annotated[Path, _opt('Table of clicks or ratings.')],
+                items:Annotated[Path|None, _opt('Table of items.')]=None, users:Annotated[Path|None, _opt('Table of users.')]=None,
+                images:Annotated[Path|None, _opt('Folder of pictures.')]=None,
+                column:Annotated[list[str]|None, _opt('Which column is the user, item, time, rating, title or image.', metavar='ROLE=NAME')]=None,
+                encoding:Annotated[list[str]|None, _opt('Of a file that is not UTF-8: latin-1, or users=latin-1 for one of them; may be repeated.')]=None, decimal:Annotated[str, _opt('Decimal sign: . or ,')]='.',
+                time_format:Annotated[str|None, _opt('Of dates that are not ISO 8601, such as %d.%m.%Y')]=None,
+                min_rating:Annotated[float|None, _opt('Least rating that counts; by default every row does.')]=None,
+                attributes:Annotated[str, _opt('Columns of items for AD-DRL, between commas.')]='', sensitive:Annotated[str, _opt('Columns of users for the audit, between commas; no others are copied.')]='',
+                bins:Annotated[list[str]|None, _opt('Cut numbers: price=5 ranges, or age=30,45 at edges.', metavar='COLUMN=CUT')]=None,
+                core:Annotated[int, _opt('Least clicks of every user and item.')]=0, split:Annotated[str, _opt('per-user, random, time or time-per-user.')]='per-user',
+                seed:Annotated[int, _opt('Of whatever is drawn.')]=0, unmatched:Annotated[str, _opt('Ids in one file only: refuse, keep or drop.')]='refuse',
+                with_features:Annotated[bool, _opt('Encode pictures and texts as well.', '--encode')]=False,
+                unreadable:Annotated[str, _opt('With --encode, pictures that cannot be read: refuse or mask.')]='refuse', json:Json=False):
+    "A shop's own files as a data set, its ids kept."
+    if seed < 0: raise BadInput(f'seed must be a whole number from 0, not {seed}.')
+    how = Reading(roles(column), encodings(encoding), decimal, time_format, min_rating)
+    files = Files(interactions, items, users, images, words(attributes), words(sensitive), said(bins, '--bins'), core, split, seed, unmatched)
+    card = import_shop(folder, files, how)
+    found = encode_folder(folder, unreadable=unreadable) if with_features else {}
+    answer(card | dict(features=found), json, *of_card(card), *(of_features(found) if found else []), f'written: {folder}')
+
+# %% ../nbs/78_cli.ipynb #8609bb3a
+@app.command('encode')
+def encode_(folder:Annotated[Path, typer.Argument(metavar='FOLDER', help='A folder that data import made.')],
+            image_encoder:Annotated[str, _opt('lite0, colours, none, or the folder of a timm model.')]='lite0',
+            text_encoder:Annotated[str, _opt('minilm, tfidf, none, or the folder of a sentence-transformers model.')]='minilm',
+            images:Annotated[Path|None, _opt('Folder of the pictures, if it was moved.')]=None, texts:Annotated[str, _opt('Columns of the items, between commas.')]='',
+            unreadable:Annotated[str, _opt('Pictures that cannot be read: refuse or mask.')]='refuse', json:Json=False):
+    "Features of pictures and texts."
+    found = encode_folder(folder, image_encoder, text_encoder, images, words(texts), unreadable)
+    answer(found, json, *of_features(found), f'written: {folder}')
+
+# %% ../nbs/78_cli.ipynb #d76c9a0c
+def apart(rows): # of runs -> the same; rows of one model are named by the settings that differ
+    rows = rows.copy()
+    for m,g in rows.groupby('model'):
+        all_ = [json.loads(s) for s in g.settings]
+        differ = sorted(k for k in {k for s in all_ for k in s} if len({str(s.get(k)) for s in all_}) > 1)
+        for i,s in zip(g.index, all_): rows.loc[i,'model'] = ' '.join([m, *(f'{k}={s.get(k)}' for k in differ)])
+    return rows
+
+@app.command('compare')
+def compare_(names:Annotated[list[str], typer.Argument(metavar='RUN…', help='Two runs or more; the first is what the others are held against.')],
+             metric:Annotated[str, _opt('Such as recall@20 or ndcg@10.')]='recall@20', out:Out=Path('_runs'), as_json:Json=False):
+    "Runs of one data set beside each other, with paired tests."
+    rows = pd.DataFrame([store.read(find_run(n, out)) for n in names])
+    if rows.run.duplicated().any(): raise BadInput(f"Run {rows.run[rows.run.duplicated()].iloc[0]} is named twice.")
+    if rows.data.nunique() > 1: raise BadInput(f"These runs saw {rows.data.nunique()} different data sets ({', '.join(dict.fromkeys(rows.dataset))}); compare runs of one.")
+    if f'test {metric}' not in rows: raise BadInput(f"There is no metric '{metric}'; there are {', '.join(c[5:] for c in rows if re.fullmatch(r'test [a-z]+@20', c))} and the like.")
+    rows = apart(rows)
+    if rows.model.nunique() < 2: raise BadInput('These runs differ in their seeds alone; compare at least two models or settings.')
+    base = rows.model.iloc[0]
+    t = compare(rows, metric=metric, baseline=base).assign(metric=metric)
+    answer(dict(metric=metric, baseline=base, rows=t), as_json, f'test {metric} on {rows.dataset.iloc[0]}', grid(for_people(t, base)))
 
 # %% ../nbs/78_cli.ipynb #e3a487f4
 UsageError = typer.BadParameter.__base__     # of typer's own command-line parser

@@ -35,6 +35,7 @@ class Row:
     tried:tuple = ({},)                            # dicts, each tried with the first seed
     modalities:int = 0                             # of item features that it cannot do without
     data:MMData = None                             # what it is given instead of the table's data
+    by_search:bool = False                         # it has no grid of its own: run with what `tune` has chosen, or not at all
 
     def jobs(self, data, seeds, settings): # for `study_rows`
         "One job for each of the settings and each seed."
@@ -328,13 +329,15 @@ class Table:
 
     def by_budget(self, rows): # name -> Row -> the same, with what a search by an equal budget has chosen
         "Settings that `tune` remembers for a row on these data stand in place of the page's own grid."
-        if self.scale == 'smoke': return rows
-        known,chosen = remembered(), dict(rows)
+        known,chosen = {} if self.scale == 'smoke' else remembered(), {}
         for name,row in rows.items():
             line = known.get((name, self.data.name))
-            if line is None or line['data'] != (row.data or self.data).fingerprint[:8]: continue
-            chosen[name] = replace(row, settings=rule_for(row.Model) | line['chosen'], tried=({},))
-            self.searches.append(line)
+            if line and line['data'] == (row.data or self.data).fingerprint[:8]:
+                chosen[name] = replace(row, settings=rule_for(row.Model) | line['chosen'], tried=({},))
+                self.searches.append(line)
+            elif row.by_search and name not in self.wanted:
+                self.absent[name] = 'not searched on these data yet (see `causalmmr campaign --left`)'
+            else: chosen[name] = row
         return chosen
 
     def kept(self, name, f, *inputs, **settings): # as of `kept`

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['ROLES', 'MODES', 'GAMES', 'INPUTS', 'GOALS', 'CHOICES', 'RELEASED_GAME', 'SEES', 'RIVALS', 'Vectors', 'freeze',
            'Filters', 'standardised', 'entropies', 'watched', 'kernel_of', 'leak', 'vectors_of', 'seen_by', 'one_of',
-           'Fixed', 'Filtered', 'Game', 'Judged', 'FairTuning']
+           'Fixed', 'Filtered', 'Game', 'Judged', 'FairTuning', 'LEACE', 'without']
 
 # %% ../../nbs/40_filters.ipynb #750d72bb
 import hashlib, math, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..data import BadInput
-from ..disentangle import Heads, Split, attacker_users, class_counts, gradients, sensitive, told, windows
+from ..disentangle import (Heads, Split, attacker_users, class_counts, erasure, gradients, one_hot, sensitive, told,
+                                   windows)
 from ..graph import row_mean
 from ..losses import bpr, l2
 from ..train import Recommender, look
@@ -308,3 +309,38 @@ class FairTuning(Judged):
 RIVALS = dict(AL     = dict(filters='user-only', role='none', single=True, game='explicit'),
               CAL    = dict(filters='user-only', role='none', game='explicit'),
               FairGo = dict(filters='shared', role='none', game='shared'))
+
+# %% ../../nbs/40_filters.ipynb #977835e4
+class LEACE(Recommender):
+    "Frozen vectors without what a linear function tells of the attributes, in closed form (Belrose et al. 2023)."
+    space,published = {},dict(epochs=1)
+    def __init__(self,
+        data,               # MMData with user attributes
+        g:torch.Generator,  # nothing is random here; every model takes one
+        base=None,          # Vectors of a trained recommender
+        attributes=(),      # columns of data.users; by default gender, age, occupation where present
+        items=False,        # the items as well, for the implicit view
+        sees='fit',         # whose labels it may see, as in seen_by
+    ):
+        one_of(sees=(sees, SEES))
+        super().__init__(g)
+        labels = sensitive(data, attributes, seen_by(data, sees))
+        trained,p,q = vectors_of(base, data)
+        if trained:
+            mean = row_mean(data.train, (data.n_users, data.n_items))@q
+            p,q = without(p, p, labels), without(q, mean, labels) if items else q
+        self.p,self.q = (nn.Parameter(x, requires_grad=False) for x in (p, q))
+
+    def forward(self): return self.p,self.q                                       # [U,d], [I,d]
+    def loss(self, u, i, j): return self.p.new_zeros(())
+    def step(self, opt, *batch): return self.loss(*batch)
+
+def without(
+    x:Tensor,    # [n,d] what is changed
+    seen:Tensor, # [U,d] users' vectors to learn from
+    labels:dict, # name -> [U] classes, -1 where unknown
+)->Tensor:       # [n,d]
+    "Rows without what a linear function of users' vectors tells of the labels."
+    z,known = one_hot(labels)
+    E,mu = erasure(seen[known], z[known])
+    return (x.double() - (x.double()-mu)@E).to(x.dtype)
