@@ -39,7 +39,7 @@ class Popularity(Recommender):
 class MFBPR(Recommender):
     "$\\hat y_{ui}=\\langle x_u,x_i\\rangle$, trained with BPR (Rendle et al. 2009)."
     space     = dict(lr=(5e-4, 1e-3, 2e-3, 5e-3), reg=(1e-4, 1e-3, 1e-2, 3e-2, 1e-1))
-    published = dict(lr=1e-3, reg=1e-4)   # as LightGCN's authors train it beside theirs
+    published = dict(lr=1e-3, reg=1e-4)   # LightGCN's, for want of one of its own
     def __init__(self,
         data,               # MMData
         g:torch.Generator,  # all randomness
@@ -185,8 +185,9 @@ def item_neighbours(
 # %% ../../nbs/50_classic.ipynb #53dadf05
 class UltraGCN(Recommender):
     "The limit of infinitely many layers as weights of a loss; no propagation (Mao et al. 2021)."
-    space     = dict(lr=(5e-4, 1e-3, 2e-3, 5e-3), reg=(1e-4, 1e-3, 1e-2), neg_weight=(1., 10., 50., 200.), lam=(0., .5, 1., 2.75))
-    published = dict(lr=1e-3, reg=1e-4, neg_weight=1., lam=1.)   # lr and reg of the paper, the weights of InvRL's copy and of this class
+    space     = dict(lr=(5e-4, 1e-3, 2e-3, 5e-3), reg=(1e-4, 1e-3, 1e-2), neg_weight=(1., 10., 50., 200.),
+                     lam=(0., .5, 1., 2.75))
+    published = dict(lr=1e-3, reg=1e-4, neg_weight=1., lam=1.)   # lr and reg as in the paper, neg_weight as in InvRL
     reject = False   # negatives uniform over items, training positives not excluded, as released
     def __init__(self,
         data,               # MMData
@@ -215,7 +216,8 @@ class UltraGCN(Recommender):
         x_u,x_i = self.x_u.index_select(0, u),self.x_i.index_select(0, i)
         x_j = self.x_i.index_select(0, j.flatten()).view(*j.shape, -1)
         y_i,y_j = (x_u*x_i).sum(-1),torch.bmm(x_j, x_u[:,:,None])[...,0]
-        l = weighted_bce(y_i, y_j, w1+w2*self.b_u[u]*self.b_i[i], w3+w4*self.b_u[u][:,None]*self.b_i[j], self.neg_weight).mean()
+        w_i,w_j = w1+w2*self.b_u[u]*self.b_i[i],w3+w4*self.b_u[u][:,None]*self.b_i[j]
+        l = weighted_bce(y_i, y_j, w_i, w_j, self.neg_weight).mean()
         return l + self.lam*self.neighbours(x_u, i) + self.reg*(l2(x_u, x_i) + x_j.pow(2).sum()/j.numel())
 
     def neighbours(self, x_u, i): # [B,d], [B] -> [] the item-item part
@@ -284,8 +286,8 @@ class EASE(Recommender):
 
     def solve(self, data, reg, more=()): # more: blocks of further rows of X, each [I,n]
         what = f'{data.name} has {data.n_items} items; {type(self).__name__}'
-        if data.n_items>self.most: raise BadInput(f'{what} holds an array of items x items and takes at most {self.most}.')
-        if not reg>0: raise BadInput(f'reg={reg!r} must be above 0: without it {type(self).__name__} has nothing to invert.')
+        if data.n_items>self.most: raise BadInput(f'{what} holds an array of items x items, of {self.most} at most.')
+        if not reg>0: raise BadInput(f'reg={reg!r} must be above 0: there is nothing to invert without it.')
         start,col,n = co_occurrence(data.train, data.n_users, data.n_items)
         G = torch.sparse_csr_tensor(start, col, n, (data.n_items, data.n_items), check_invariants=False).to_dense()
         for x in more: G.addmm_(x, x.T)
@@ -375,7 +377,7 @@ def side_by_side_views(
 class NGCF(Recommender):
     "Messages weighed by agreement, a node is its layers side by side (Wang et al. 2019, Eq. 7, 9)."
     space     = dict(lr=(1e-4, 5e-4, 1e-3, 5e-3), reg=(1e-5, 1e-4, 1e-3, 1e-2), L=(1, 2, 3, 4))
-    published = dict(lr=5e-4, reg=1e-5, L=3)   # as released for Amazon-Book and Yelp, where lr is 5e-4 and 1e-4
+    published = dict(lr=5e-4, reg=1e-5, L=3)   # as released for Amazon-Book
     def __init__(self,
         data,               # MMData
         g:torch.Generator,  # all randomness
@@ -446,7 +448,7 @@ def distance_correlation(
     a:Tensor, # [n,n] centred distances of one view of n points
     b:Tensor, # [n,n] of another
 )->Tensor:    # [] between 0 (as if independent) and 1
-    "$\\mathrm{dCov}(a,b)/\\sqrt{\\mathrm{dCov}(a,a)\\,\\mathrm{dCov}(b,b)}$ (Székely et al. 2007; Wang et al. 2020, Eq. 15)."
+    "$\\mathrm{dCov}(a,b)/\\sqrt{\\mathrm{dCov}(a,a)\\,\\mathrm{dCov}(b,b)}$ (Székely et al. 2007)."
     cov = lambda a,b: ((a*b).mean().clamp(min=0)+1e-8).sqrt()
     return cov(a, b)/(cov(a, a)*cov(b, b)).sqrt()
 
@@ -470,9 +472,9 @@ def agreement(
 
 # %% ../../nbs/50_classic.ipynb #dbfb15a0
 class DGCF(Recommender):
-    "K intents; every edge is routed to the intents that explain it (Wang et al. 2020, Eq. 6-14)."
+    "K intents; every edge is routed to those that explain it (Wang et al. 2020)."
     space     = dict(lr=(5e-4, 1e-3, 2e-3, 5e-3, 1e-2), reg=(1e-4, 1e-3, 1e-2), K=(2, 4, 8), lam=(0., .01, .1))
-    published = dict(lr=1e-3, reg=1e-3, K=4, lam=.01)   # K, T, L and reg as released; lr and lam within the paper's grids
+    published = dict(lr=1e-2, reg=1e-3, K=4, lam=.01)   # as released, where lam is 0 by default
     def __init__(self,
         data,               # MMData
         g:torch.Generator,  # all randomness
@@ -552,7 +554,7 @@ def mixture(
     h:Tensor, # [I,d] items
     tau:float, # temperature
 )->Tensor:    # [B,I] logits
-    "$\\ln\\sum_kc_{ik}\\exp(\\cos(z_{uk},h_i)/\\tau)$ (Ma et al. 2019, Eq. 2)."
+    "$\\ln\\sum_kc_{ik}\\exp(\\cos(z_{uk},h_i)/\\tau)$ (Ma et al. 2019)."
     h = F.normalize(h, dim=1).T/tau
     return sum(c_k*(F.normalize(z_k, dim=1)@h).exp() for z_k,c_k in zip(z, c.T)).log()
 
@@ -565,7 +567,7 @@ def divergence(
 
 # %% ../../nbs/50_classic.ipynb #58c11038
 class MacridVAE(Recommender):
-    "A multinomial VAE with a code per concept (Ma et al. 2019, Eq. 2-4)."
+    "A multinomial VAE with a code per concept (Ma et al. 2019)."
     space     = dict(lr=(5e-4, 1e-3, 2e-3, 5e-3), K=(2, 4, 7), beta=(.05, .2, 1.), drop=(.2, .5))
     published = dict(lr=1e-3, K=7, beta=.2, drop=.5)   # as released
     def __init__(self,
@@ -627,7 +629,7 @@ def what_bounds(
 )->dict:                # name of a trained tensor -> 'penalty', 'norm', 'aside' (no score depends on it), or 'nothing'
     "What keeps each trained tensor from growing for ever."
     trained = {k: p for k,p in model.named_parameters() if p.requires_grad}
-    for p in trained.values(): p.data.add_(.1*torch.randn(p.shape, generator=g))   # a bias starts at zero: nothing to scale
+    for p in trained.values(): p.data.add_(.1*torch.randn(p.shape, generator=g))   # a bias starts at zero
     (u,i),state = data.train[:,:pairs],model.g.get_state()
     j = i if model.n_neg==1 else i[:,None].expand(-1, model.n_neg)
 
