@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['AGAINST', 'best_items', 'root_mean', 'dense_rows', 'suiting', 'to_and_fro', 'Heads', 'frozen', 'softened',
-           'critic_loss', 'grace', 'MMSSL', 'Noise', 'RowDenoiser', 'with_loops', 'thinned', 'DiffMM']
+           'critic_loss', 'grace', 'MMSSL', 'Noise', 'RowDenoiser', 'restoring', 'with_loops', 'thinned', 'contrasts',
+           'DiffMM']
 
 # %% ../../nbs/56_generative.ipynb #713af11c
 import math, torch, torch.nn.functional as F
@@ -196,12 +197,11 @@ class MMSSL(Featured):
 
     def loss(self, u, i, j): # each [B]
         (x_u,x_i),modal,ids = self.parts()
-        a,b,c = x_u.index_select(0, u),x_i.index_select(0, i),x_i.index_select(0, j)
-        some = u.unique()
+        a,b,c,some = x_u.index_select(0, u),x_i.index_select(0, i),x_i.index_select(0, j),u.unique()
         contrast = sum(grace(x[some], x_u[some], self.tau) for x,_ in ids)
         sizes = sum(x.pow(2).sum() for both in modal for x in both)/self.shape[1]
-        game = self.game(some[:self.rows], (x_u, x_i), modal)
-        return bpr(a, b, c) + self.lam_cl*contrast + game + self.reg*.5*(l2(a, b, c) + sizes)
+        rest = self.lam_cl*contrast + self.reg*.5*(l2(a, b, c) + sizes)
+        return bpr(a, b, c) + rest + self.game(some[:self.rows], (x_u, x_i), modal)
 
 # %% ../../nbs/56_generative.ipynb #58bb5c71
 class Noise(nn.Module):
@@ -244,6 +244,23 @@ class RowDenoiser(nn.Module):
             z = noise.guess[t]*(h@WV + Wc) + noise.rest[t]*z
         return h
 
+# %% ../../nbs/56_generative.ipynb #b2925c4d
+def restoring(
+    net,               # RowDenoiser
+    f:Tensor,          # [I,d] mapped features of its modality
+    x0:Tensor,         # [n,I] clean rows
+    t:Tensor,          # [n] steps
+    x_i:Tensor,        # [I,d] ids
+    lam_0:float,       # weight of what the row says through the features
+    noise:Noise,       # schedule
+    g:torch.Generator, # the model's generator
+    training=True,     # half of what the network sees is dropped
+)->Tensor:             # []
+    "$\\mathcal L_m$ (Jiang et al. 2024, Eq. 9, 11)."
+    guess = net(dropout(noise.at(x0, t, g), .5, g, training), t)
+    error = noise.weight[t]*(x0-guess).pow(2).mean(1)
+    return error.mean() + lam_0*(guess@f - x0@x_i).pow(2).mean()
+
 # %% ../../nbs/56_generative.ipynb #92344a26
 def with_loops(
     pairs:Tensor, # [2,E] (user, item), items numbered from 0
@@ -265,9 +282,22 @@ def thinned(
     stay = torch.rand(len(A.val), generator=g, device=g.device).to(A.val.device) < keep
     return Sparse(A.row[stay], A.col[stay], A.val[stay]/keep, A.shape)
 
-# %% ../../nbs/56_generative.ipynb #7e9fff4e
+# %% ../../nbs/56_generative.ipynb #b9bf4753
 AGAINST = ('output','each other') # with what DiffMM's views contrast
 
+def contrasts(
+    x:Tensor,    # [n,d] output
+    views:list,  # of [n,d]
+    ids:Tensor,  # distinct nodes
+    against:str, # one of AGAINST
+    tau=.5,      # temperature
+)->Tensor:       # []
+    "Each view with the output, or each with each."
+    among = [(a, b) for k,a in enumerate(views) for b in views[:k]]
+    pairs = [(x, v) for v in views] if against=='output' else among
+    return sum(info_nce(a.index_select(0, ids), b.index_select(0, ids), tau) for a,b in pairs)
+
+# %% ../../nbs/56_generative.ipynb #7e9fff4e
 class DiffMM(Featured):
     "A diffusion model per modality restores users' rows; graphs of them join the clicks (Jiang et al. 2024)."
     space = dict(lam_cl=(1e-3, 1e-2, 1e-1), reg=(1e-6, 1e-5, 1e-4), lam_0=(.01, .1, .5), lr=(5e-4, 1e-3, 2e-3))
@@ -299,8 +329,7 @@ class DiffMM(Featured):
         self.maps = nn.ModuleList(linear(g, data.feats[m].shape[1], d) for m in self.mods)
         self.w = nn.Parameter(torch.full((len(self.mods),), 1/len(self.mods)))
         self.nets = nn.ModuleList(RowDenoiser(g, data.n_items, hidden, T) for m in self.mods)
-        self.noise = Noise(T, .1, 1e-4, .02)
-        self.graphs = None                                        # of this epoch
+        self.noise,self.graphs = Noise(T, .1, 1e-4, .02),None     # the graphs of this epoch
 
     def drawn(self, net, keep=1.): # a denoiser, share of edges -> [U+I,U+I] the graph of the restored rows
         z = net.hidden(self.R@net.W.weight.detach().T.contiguous(), self.noise)
@@ -318,32 +347,24 @@ class DiffMM(Featured):
             x = torch.cat([self.x_u, F.normalize(W(self.feature(m)), dim=1)])
             over = self.A@x
             E = E + w*(over + self.A@torch.cat([over[:self.U], self.x_i]) + self.lam_1*(A_m@ids))
-            if self.training: views.append(self.layers(A_m@x))
+            views.append(self.layers(A_m@x))
         return self.layers(E) + self.lam_2*F.normalize(E, dim=1),views
 
     def forward(self): # -> [U,d], [I,d]
-        x = self.everything()[0]
-        return x[:self.U],x[self.U:]
+        return self.everything()[0].split([self.U, self.n-self.U])
 
-    def restored(self, u): # distinct users -> [] the denoisers' loss
+    def restored(self, u): # distinct users -> [] the denoisers' loss of some of them
+        u = u[torch.randperm(len(u), generator=self.g)[:self.rows]].sort().values
         x0 = dense_rows(self.R, u)
         t = torch.randint(len(self.noise.bar), (len(u),), generator=self.g, device=self.g.device).to(u.device)
-        def of(net, f): # a denoiser, mapped features -> []
-            guess = net(dropout(self.noise.at(x0, t, self.g), .5, self.g, self.training), t)
-            error = self.noise.weight[t]*(x0-guess).pow(2).mean(1)
-            return error.mean() + self.lam_0*(guess@f.detach() - x0@self.x_i.detach()).pow(2).mean()
-        return sum(of(net, W(self.feature(m))) for net,W,m in zip(self.nets, self.maps, self.mods))
-
-    def contrast(self, x, views, ids): # output, views, distinct nodes -> []
-        among = [(a, b) for k,a in enumerate(views) for b in views[:k]]
-        pairs = [(x, v) for v in views] if self.against=='output' else among
-        return sum(info_nce(a.index_select(0, ids), b.index_select(0, ids), .5) for a,b in pairs)
+        given = x0,t,self.x_i.detach(),self.lam_0,self.noise,self.g,self.training
+        return sum(restoring(net, W(self.feature(m)).detach(), *given)
+                   for net,W,m in zip(self.nets, self.maps, self.mods))
 
     def loss(self, u, i, j): # each [B]
         x,views = self.everything()
         some = u.unique(),i.unique()+self.U
-        contrast = sum(self.contrast(x, views, ids) for ids in some)
-        whole = self.x_u.pow(2).sum() + self.x_i.pow(2).sum()
-        drawn = torch.randperm(len(some[0]), generator=self.g)[:self.rows].sort().values
-        rank = bpr(*(x.index_select(0, k) for k in (u, i+self.U, j+self.U)))
-        return rank + self.lam_cl*contrast + self.reg*whole + self.restored(some[0][drawn])
+        contrast = sum(contrasts(x, views, ids, self.against) for ids in some)
+        tables = self.x_u.pow(2).sum() + self.x_i.pow(2).sum()
+        rest = self.lam_cl*contrast + self.reg*tables + self.restored(some[0])
+        return bpr(*(x.index_select(0, k) for k in (u, i+self.U, j+self.U))) + rest

@@ -511,6 +511,7 @@ def covariance_off(
 # %% ../../nbs/53_selfsup.ipynb #3368b9ce
 def in_ball(x): return x/x.norm(dim=1, keepdim=True).clamp(min=1.)         # [n,d] rows of length at most 1
 
+# %% ../../nbs/53_selfsup.ipynb #0c34ec7a
 def warp(
     near:Tensor,  # [B,1] distances of the items taken
     far:Tensor,   # [B,N] of their negatives
