@@ -43,6 +43,9 @@ ALL = [(name, hp) for name in cli.MODELS for hp in SMALL.get(name, [FOUND if 'In
 ASIDE = dict(                                                              # tensors that no score depends on, and why
     ADDRL=['W_h', 'b_h', 'tell.*'],                                        # classifiers
     BM3=['maps.*'],                                                        # modalities enter by the loss alone
+    MENTOR=['id', 'guide.*', 'predictor.*'],                               # guide what ranks
+    CLCRec=['into.*', 'out.*'],                                            # contents rank new items only
+    MMSSL=['D.*'],                                                         # the critic
     PaInvRL=['share'],                                                     # read by attention='global' only
     CaMRec=['views.*.scorers.*', 'adjust.channel.denoisers.*.[qk]'])       # gates of a view that does not rank; a softmax before hard codes
 
