@@ -28,6 +28,13 @@ def test_train_is_run(shell, out, row):
     assert json.loads(o) == json.loads(json.dumps(row))
     o, _ = shell('train', 'LightGCN', 'toy', '-p', 'd=8', '-p', 'L=1', '-p', 'epochs=3', '--out', out)
     assert f"{row['test recall@20']:.4f}" in o and row['run'] in o
+    for heading in ('recall@10', 'ndcg@10', 'recall@20', 'ndcg@20', 'test masked'): assert heading in o
+    assert max(len(l) for l in o.split('\n') if l[:1] in ('│', '┃')) <= 80
+
+def test_help_names_every_simulated_shop(shell):
+    from causalmmr.causal.scm import WORLDS
+    text = shell('train', '--help')[0]
+    assert all(w in text for w in WORLDS), text
 
 def test_progress_goes_to_stderr(shell, tmp_path):
     o, e = shell('train', 'MFBPR', 'toy', '-p', 'd=4', '-p', 'epochs=1', '--out', tmp_path, '--json')

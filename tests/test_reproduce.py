@@ -167,6 +167,56 @@ def test_two_shops_of_one_name_keep_their_tables(shelf, shops, tmp_path, monkeyp
     text = page.read_text()
     assert text.count('<table') == 2 and text.count('data:image/png') == 2
 
+WIDE = """
+import numpy as np, pandas as pd
+from causalmmr import store
+from causalmmr.pages import asked, publish
+dataset, tag = asked('wide', dataset, scale, seeds, data_dir, out_dir, device, models, datasets)
+def line(model, metric, k, seed, value, paper=np.nan, source=''):
+    return dict(dataset=dataset, model=model, metric=metric, k=k, seed=seed, value=value, paper_value=paper, source=source)
+rows = [line(m, metric, k, s, .1 + .001*s) for m in ('old', 'new') for s in range(3)
+        for metric, k in [('home: recall', 20), ('strict auc gender explicit', 0), *((f'strength {i}', 0) for i in range(15)), ('masked recall', 20), ('recall', 20)]]
+rows += [line('lost', 'recall', 20, -1, np.nan, source='the shop has no pictures')]
+old = dict(model='old', mean=.1, diff=0., lo_runs=np.nan)
+new = dict(model='new', mean=.2, diff=.1, lo_runs=.05, hi_runs=.15, p_t_holm=.001, p_w_holm=.001, p_runs_holm=.01, df_runs=3., detectable=.02, paper=.1875, of_paper=1.0667)
+tests = pd.DataFrame([old, new]).assign(metric='recall@20', two_se=.01, sd_seeds=.01, seeds=3, stopped='', minutes=2., dataset=dataset)
+publish(out_dir, False, tag, wide=pd.DataFrame(rows), wide_tests=tests)
+"""
+
+@pytest.fixture
+def wide(shelf, tmp_path, monkeypatch):
+    d = shelf(wide=WIDE); nb = nbformat.read(d/'wide.ipynb', 4)
+    nb.cells.insert(0, nbformat.v4.new_markdown_cell('# A wide table')); nbformat.write(nb, d/'wide.ipynb')
+    monkeypatch.setenv('CAUSALMMR_TABLES', str(d))
+    return tmp_path/'out'
+
+def test_a_report_says_what_a_page_says_and_a_terminal_can_be_read(wide, capsys):
+    from causalmmr import __version__
+    from causalmmr.cli import main
+    assert main(['reproduce', 'wide', '--dataset', 'toy', '--seeds', '3', '--out', str(wide)]) == 0
+    text = (wide/'report.html').read_text(encoding='utf8')
+    (job,) = re.findall("<li><a href='#([^']+)'>", text)                                     # contents
+    assert f"<h2 id='{job}'>A wide table</h2>" in text
+    assert 'causalmmr reproduce wide --scale smoke --dataset toy --seeds 3' in text and str(wide) not in text.split('<h2')[1].split('</code>')[0]
+    assert re.search(rf'Made on \d{{4}}-\d\d-\d\d by causalmmr {re.escape(__version__)}, code [0-9a-f]{{12}}', text)
+    for said in ('0.2000 ± 0.0100', '0.1875', 'better than old: new', 'Training: 12.0 minutes for 6 runs', 'simulated: this shows'): assert said in text, said
+    assert text.count('data:image/png') == 1 and text.count("alt='recall@20: rows from best to worst") == 1   # a forest
+    assert text.count('the shop has no pictures') == 1 and '<td>lost</td>' not in text
+    assert 'home: recall@20' in text and 'strict auc gender explicit' in text and 'masked' not in text
+    out = capsys.readouterr().out
+    assert 'No row for lost: the shop has no pictures.' in out and out.count('lost') == 1
+    assert all(f'strength {k} ' in out for k in range(15)) and '…' not in out                # turned, and no heading cut
+    assert 'home: recall@20' in out and 'strict auc gender explicit' in out and 'better' in out
+    tables = [l for l in out.split('\n') if l[:1] in '│┃']
+    assert tables and max(map(len, tables)) <= 80                                            # the width of a plain terminal
+
+def test_a_program_gets_every_number(wide, capsys):
+    from causalmmr.cli import main
+    assert main(['reproduce', 'wide', '--dataset', 'toy', '--out', str(wide), '--json']) == 0
+    (lines,) = json.loads(capsys.readouterr().out)['tables'].values()
+    by = {(l['model'], l['metric']): l for l in lines}
+    assert len(by) == len(lines) == 2*18 and by['old', 'home: recall@20'] == dict(model='old', metric='home: recall@20', ours=pytest.approx(.101), two_se=pytest.approx(2*.001/3**.5), seeds=3, paper=None)
+
 def test_data_rewritten_in_place_are_run_again(shelf, shops, tmp_path, monkeypatch):
     monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(lines=WRITES)))
     go = lambda: r.reproduce(['lines'], out_dir=tmp_path/'out', datasets=[shops[0]], echo=quiet)[0][0]
