@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['real_feats', 'learned', 'LATTICE', 'Attention', 'contrast_both', 'own_graph', 'MICRO', 'frozen_graph', 'pruned',
-           'FREEDOM', 'MGCN', 'sym_pairs', 'choose', 'short', 'contrast_all', 'over_clicks', 'hyperedges', 'LGMRec',
-           'agree']
+           'FREEDOM', 'contrast_all', 'contrast_batch', 'MGCN', 'sym_pairs', 'choose', 'short', 'over_clicks',
+           'hyperedges', 'LGMRec', 'agree']
 
 # %% ../../nbs/52_itemgraph.ipynb #2a0019c3
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
 from ..data import BadInput
 from ..graph import Sparse, compress, knn, knn_graph, propagate, row_mean, sym_norm, weigh
-from ..losses import bpr, dropout, info_nce, l2
+from ..losses import bpr, dropout, l2
 from .multimodal import Frozen, distinct, item_weights, projected
 from ..train import Recommender, linear, xavier
 
@@ -266,6 +266,45 @@ class FREEDOM(Recommender):
         y = bpr(x_u, x_i.index_select(0, i), x_i.index_select(0, j)) + self.lam*sum(bpr(x_u, *f) for f in looks)
         return y + self.reg*l2(*ids, *(x for f in looks for x in f))
 
+# %% ../../nbs/52_itemgraph.ipynb #3635bfce
+class _LogTotal(torch.autograd.Function):
+    "Mean over rows of the log of a sum of exponentials of a@b.T/tau; the gradient is made on the way."
+    @staticmethod
+    def forward(ctx, a, b, tau, block=64):
+        tall = b.T.contiguous()
+        wide = torch.cat([tall, b.new_ones(1, len(b))])
+        da,db,total = torch.empty_like(a),torch.zeros_like(tall),0.
+        for x,out in zip(a.split(block), da.split(block)):
+            e = torch.cat([x, -torch.ones_like(x[:,:1])], 1).div_(tau)@wide
+            s = e.exp_().sum(1, keepdim=True)
+            total = total + s.log().sum()
+            out.copy_((tall@e.T).T.div_(s))
+            db.addmm_((x/s).T, e)
+        ctx.save_for_backward(da.div_(tau*len(a)), db.T.div(tau*len(a)))
+        return total/len(a) + 1/tau
+
+    @staticmethod
+    def backward(ctx, dy): return *(dy*x for x in ctx.saved_tensors),None,None
+
+# %% ../../nbs/52_itemgraph.ipynb #296e2115
+def contrast_all(
+    a:Tensor,  # [B,K] rows of the batch, products with b are cosines
+    b:Tensor,  # [n,K] everybody
+    at:Tensor, # [B] who of everybody each row is
+    tau=.2,    # temperature
+)->Tensor:     # []
+    "InfoNCE against every row of the other view."
+    return _LogTotal.apply(a, b, tau) - (a*b.index_select(0, at)).sum(1).mean()/tau
+
+def contrast_batch(
+    a:Tensor, # [B,d] one view
+    b:Tensor, # [B,d] the other view, same order
+    tau=.2,   # temperature
+)->Tensor:    # []
+    "`info_nce` of `03_losses`, in blocks: everybody is the batch."
+    a,b = F.normalize(a, dim=1),F.normalize(b, dim=1)
+    return contrast_all(a, b, torch.arange(len(a), device=a.device), tau)
+
 # %% ../../nbs/52_itemgraph.ipynb #a4ec564c
 class MGCN(Recommender):
     "Features purified by clicks, a view per modality, fused as behaviour sees them (Yu et al. 2023)."
@@ -314,7 +353,7 @@ class MGCN(Recommender):
         rows = torch.cat([u, i+self.U, j+self.U])
         x,q = x.index_select(0, rows).chunk(3),q.index_select(0, rows).chunk(3)
         out = [a+b for a,b in zip(x, q)]
-        cl = info_nce(q[0], x[0], self.tau) + info_nce(q[1], x[1], self.tau)
+        cl = contrast_batch(q[0], x[0], self.tau) + contrast_batch(q[1], x[1], self.tau)
         return bpr(*out) + self.reg*.5*l2(*out) + self.lam_cl*cl
 
 # %% ../../nbs/52_itemgraph.ipynb #41d32a2b
@@ -346,34 +385,6 @@ def short(
 )->Tensor:    # [n,K]
     "Coefficients of unit vectors: $c_n/\\lVert c_nK\\rVert$."
     return c/((c@(K@K.T))*c).sum(1, keepdim=True).clamp(min=1e-12).sqrt()
-
-# %% ../../nbs/52_itemgraph.ipynb #6b02250d
-class _LogTotal(torch.autograd.Function):
-    "Mean over rows of the log of a sum of exponentials of a@b.T/tau; the gradient is made on the way."
-    @staticmethod
-    def forward(ctx, a, b, tau, block=64):
-        wide = b.T.contiguous()                                   # short and wide: fast in every product below
-        da,db,total = torch.empty_like(a),torch.zeros_like(wide),0.
-        for x,out in zip(a.split(block), da.split(block)):
-            e = torch.addmm(x.new_full((1,), -1/tau), x, wide, alpha=1/tau).exp_()
-            s = e.sum(1, keepdim=True)
-            total = total + s.log().sum()
-            torch.mm(e, b, out=out).div_(s)
-            db.addmm_((x/s).T, e)
-        ctx.save_for_backward(da.div_(tau*len(a)), db.T.div(tau*len(a)))
-        return total/len(a) + 1/tau
-
-    @staticmethod
-    def backward(ctx, dy): return *(dy*x for x in ctx.saved_tensors),None,None
-
-def contrast_all(
-    a:Tensor,  # [B,K] rows of the batch, products with b are cosines
-    b:Tensor,  # [n,K] everybody
-    at:Tensor, # [B] who of everybody each row is
-    tau=.2,    # temperature
-)->Tensor:     # []
-    "InfoNCE against every row of the other view (Guo et al. 2024, Eq. 14)."
-    return _LogTotal.apply(a, b, tau) - (a*b.index_select(0, at)).sum(1).mean()/tau
 
 # %% ../../nbs/52_itemgraph.ipynb #e853982f
 def over_clicks(

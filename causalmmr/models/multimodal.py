@@ -44,9 +44,9 @@ def side_by_side(
 def block_rows(
     f:Tensor,   # [I,D] table
     ids:Tensor, # [n] rows wanted
-): # -> the ids in parts whose rows are about half a megabyte together; whole where the device is no CPU
+): # -> the ids in parts whose rows are about a megabyte together; whole where the device is no CPU
     "Rows at a time."
-    return ids.split(max(16, 2**17//f.shape[1]) if f.device.type=='cpu' else max(1, len(ids)))
+    return ids.split(max(16, 2**18//f.shape[1]) if f.device.type=='cpu' else max(1, len(ids)))
 
 # %% ../../nbs/51_multimodal.ipynb #85eadad3
 class _Projected(torch.autograd.Function): # rows of a frozen table times trained weights
