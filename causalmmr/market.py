@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from .causal.scm import simulate
 
-# %% ../nbs/15_market.ipynb #13e501d1
+# %% ../nbs/15_market.ipynb #2a075163
 WORDS = (('matt','plain','soft','shiny','dazzling'), ('tiny','small','handy','large','huge'),
          ('cotton','linen','wool','leather','silk'), ('quiet','calm','lively','bold','wild'))
 NOUNS = ('lamp','chair','shelf','rug','vase','clock','mirror','basket')
 BRANDS = ('Böhm','Åkerlund','Sørensen','Müller','Çelik','Novák','García','Lefèvre','Nguyễn','Kowalski')
 
+# %% ../nbs/15_market.ipynb #14cf0b8f
 def fifth(x): # [I] numbers -> [I] 0…4, which fifth of all each is in
     return (np.argsort(np.argsort(x))*5//len(x)).astype(int)
 
+# %% ../nbs/15_market.ipynb #28300aa7
 def worded(w): # a world -> a table of products: sku, name, description, price, brand, category
     t,kind,brand = w['content'][:,4:8].numpy(), w['category'].numpy(), w['brand'].numpy()
     words = [[WORDS[k][f] for f in fifth(t[:,k])] for k in range(4)]
@@ -45,7 +47,7 @@ def photograph(
     else: d.regular_polygon((side//2, side//2, r), kind+2, rotation=11*kind, fill=(20,20,20))
     return im
 
-# %% ../nbs/15_market.ipynb #dc093a72
+# %% ../nbs/15_market.ipynb #cf1dbfda
 def _clicks(w, g, users, skus): # -> bytes of clicks.csv
     u,i = w.observed.pairs.numpy()
     minute = torch.randint(366*24*60, (len(u),), generator=g).numpy()
@@ -54,6 +56,7 @@ def _clicks(w, g, users, skus): # -> bytes of clicks.csv
     rows = [f'{users[u[k]]};{skus[i[k]]};{when[k]}' for k in order]
     return '\r\n'.join(['Kunde;Artikel;Zeit', *rows, *rows[::50], '']).encode('utf-8-sig')
 
+# %% ../nbs/15_market.ipynb #9d40b705
 def _users(w, g, users): # -> bytes of users.csv
     towns = ('Köln','Zürich','Malmö','Graz')
     age = 18 + 9*w['age'].numpy() + torch.randint(9, (len(users),), generator=g).numpy()

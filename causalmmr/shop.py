@@ -96,6 +96,9 @@ NAMES = dict(user='user userid customer customerid visitor visitorid client clie
              time='time timestamp date datetime createdat when'.split(), rating='rating stars score'.split(),
              image='image imagefile imagepath picture photo img'.split(), title='title name productname'.split())
 
+# %% ../nbs/06_shop.ipynb #8db6d09f
+#| export
+
 # %% ../nbs/06_shop.ipynb #3115b6b5
 def _plain(name): return re.sub(r'[\W_]', '', str(name).lower())      # whatever its case and underscores
 
@@ -297,9 +300,10 @@ def attribute(
                                                               + (f'cut it into ranges, such as --bins {x.name}=5' if number else 'group them, or leave the column out'))
     return v
 
-# %% ../nbs/06_shop.ipynb #9a92723d
+# %% ../nbs/06_shop.ipynb #b83d82fe
 ENDINGS = ('.jpg','.jpeg','.png','.webp','.JPG','.JPEG','.PNG')
 
+# %% ../nbs/06_shop.ipynb #3be41771
 def _named(folder, i, said): # of an item: what its row says, or a file named after it -> a name or ''
     if said is not None: return said
     return next((f'{i}{end}' for end in ENDINGS if (folder/f'{i}{end}').is_file()), '')

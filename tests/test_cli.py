@@ -2,6 +2,7 @@
 import json, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from causalmmr import cli as program, store
+from causalmmr.train import rank
 
 @pytest.fixture
 def shell(capfd):
@@ -93,8 +94,8 @@ def test_masking_leaves_every_model_as_it_was():
     data = store.dataset('toy'); u = torch.arange(data.n_users)
     for name in program.MODELS:
         model = program.find_model(name)(data, program.rng(0))
-        program.rank(model, u, 5, (data.train, data.valid, data.test))
-        assert program.rank(model, u, data.n_items)[1].isfinite().all(), name
+        rank(model, u, 5, (data.train, data.valid, data.test))
+        assert rank(model, u, data.n_items)[1].isfinite().all(), name
 
 def test_list(shell, tmp_path):
     doc = json.loads(shell('list', '--json')[0])
