@@ -1,0 +1,72 @@
+"A search that is killed, shared, or asked for something impossible."
+import json, os, signal, subprocess, sys, time
+import pytest
+from causalmmr import cli
+from causalmmr.models.classic import MFBPR
+from causalmmr.store import dataset
+from causalmmr.tune import remembered, tune
+
+WORDS = ['tune', 'MFBPR', 'toy', '--trials', '4', '-p', 'd=8', '-p', 'epochs=40', '-p', 'eval_every=2', '-p', 'batch=256', '--json']
+ASK = ('settings', 'value', 'epochs', 'best_epoch', 'ended')                 # of a trial: what does not depend on the machine's speed
+
+
+def search(out): # a process that searches
+    return subprocess.Popen([sys.executable, '-m', 'causalmmr.cli', *WORDS, '--out', str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def told(text): return [{k: t[k] for k in ASK} for t in json.loads(text)['trials']]
+
+
+def begun(out): # runs that are finished, and trials that are being trained
+    folder = out/'runs'
+    return len(list(folder.glob('[!.]*'))) if folder.is_dir() else 0
+
+
+def killed_after(out, runs): # a search is started and killed when so many runs are finished, in the midst of the next
+    p, limit = search(out), time.monotonic()+300
+    while begun(out) < runs and p.poll() is None and time.monotonic() < limit: time.sleep(.05)
+    time.sleep(.3)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+
+
+def test_killed_twice_it_ends_with_the_study_it_would_have_had(tmp_path):
+    whole, err = search(tmp_path/'whole').communicate()
+    assert whole, err
+    for runs in (1, 2): killed_after(tmp_path/'killed', runs)
+    assert begun(tmp_path/'killed') < 5                                     # it had not come to its end
+    resumed, _ = search(tmp_path/'killed').communicate()
+    assert told(resumed) == told(whole) and len(told(whole)) == 4
+    assert {k: v for k, v in json.loads(resumed)['line'].items() if k != 'spent'} == {k: v for k, v in json.loads(whole)['line'].items() if k != 'spent'}
+
+
+def test_two_processes_share_a_study(tmp_path):
+    both = [search(tmp_path) for _ in range(2)]
+    told_ = [json.loads(p.communicate()[0])['trials'] for p in both]
+    assert [p.returncode for p in both] == [0, 0]
+    for trials in told_:
+        said = [json.dumps(t['settings'], sort_keys=True) for t in trials]
+        assert 4 <= len(said) <= 5 and len(set(said)) == len(said)          # nothing was tried twice
+
+
+@pytest.mark.parametrize('words,says', [
+    (['tune', 'MFBPR', 'toy', '--minutes', '0'], 'positive number of core-minutes'), (['tune', 'MFBPR', 'toy', '--trials', '0'], 'whole number from 1'),
+    (['tune', 'NoModel', 'toy'], 'no model'), (['tune', 'MFBPR', 'nowhere'], 'no data set'), (['tune', 'MFBPR', 'toy', '-p', 'depth=3'], 'no setting')])
+def test_one_sentence_and_nothing_written(tmp_path, capsys, words, says):
+    assert cli.main([*words, '--out', str(tmp_path/'o')]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and says in said[0] and not (tmp_path/'o').exists()
+
+
+def test_without_optuna_one_sentence(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'optuna', None)
+    assert cli.main(['tune', 'MFBPR', 'toy', '--trials', '1', '--out', str(tmp_path)]) == 2
+    assert 'causalmmr[tune]' in capsys.readouterr().err
+
+
+def test_the_line_is_written_where_it_is_asked_for(tmp_path, capsys):
+    assert cli.main(['tune', 'MFBPR', 'toy', '--trials', '1', '-p', 'epochs=4', '-p', 'eval_every=2', '--name', 'mine', '--out', str(tmp_path)]) == 0
+    assert 'mine on toy: 1 trials' in capsys.readouterr().out
+    line = remembered(tmp_path/'settings.json')['mine', 'toy']
+    again, _ = tune(MFBPR, dataset('toy'), trials=1, out=tmp_path, progress=False, fixed=dict(epochs=4, eval_every=2), name='mine')
+    assert line['chosen'] == again['chosen'] and "--name 'mine'" in line['command']
