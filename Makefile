@@ -14,11 +14,12 @@ STAMP  := $(VENV)/.installed
 # Waiting threads sleep; big blocks of memory are kept and not given back after every step (plain byte counts: "1G" would be read as 1).
 RUN    := PATH="$(BIN):$$PATH" OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824
 
-.PHONY: help install reproduce test readme pages html docs quarto lab bench clean
+.PHONY: help install reproduce campaign test readme pages html docs quarto lab bench clean
 
 help:
 	@echo 'make reproduce   the main table of every paper on the simulator; prints them and the path of the HTML report'
 	@echo '                 (TABLES=--all for every table, SCALE=cpu|paper DATA=folder for real data, SEEDS=5, WORKERS=4, OUT=folder)'
+	@echo 'make campaign    search and measure on real data, in the order of results/campaign.csv (LEFT=1 tells what is left)'
 	@echo 'make test        the cells of every notebook, then tests/'
 	@echo 'make pages       execute every notebook that has changed and save what it shows (FRESH=1 for all, FLAGS="slow" for those cells too)'
 	@echo 'make docs        the site, with Quarto, in _docs/    make html    plain pages without Quarto, in _html/'
@@ -39,6 +40,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 reproduce: $(STAMP)
 	@$(RUN) causalmmr reproduce $(TABLES) --scale $(SCALE) --seeds $(SEEDS) --workers $(WORKERS) --out "$(OUT)" $(if $(DATA),--data "$(DATA)")
+
+# What results/campaign.csv names, in its order; resumes. LEFT=1 only tells what is left and what it costs.
+campaign: $(STAMP)
+	@$(RUN) causalmmr campaign --workers $(WORKERS) --out "$(OUT)" $(if $(DATA),--data "$(DATA)") $(if $(LEFT),--left)
 
 # Two jobs side by side, one thread each. The table notebooks run in `make reproduce`, not here.
 test: $(STAMP)

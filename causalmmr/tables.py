@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'PARAMETERS', 'Row', 'lines', 'scaled', 'able', 'fitted', 'searched', 'cell', 'as_markdown', 'Shown',
-           'or_first', 'with_published', 'tested', 'in_words', 'forest', 'Found', 'in_files', 'seeds_of', 'Table',
-           'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on']
+           'or_first', 'with_published', 'tested', 'in_words', 'budgets', 'budgets_in_words', 'forest', 'Found',
+           'in_files', 'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on']
 
 # %% ../nbs/74_tables.ipynb #c437596e
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -21,6 +21,7 @@ from .data import BadInput, MMData, describe
 from .invariant.environments import column_of
 from .metrics import compare_table, two_se
 from .pages import asked, command, publish, results_dir
+from .tune import remembered, rule_for
 from .store import study_rows
 from .compare import compare, for_people, pick, rows_wanted, runs_as_draws, tidy, untested, verdict
 from .train import load_tensors, rng
@@ -173,6 +174,29 @@ def in_words(
     parts = [f"{words}: {', '.join(m for m,k in said.items() if k == kind)}" for kind,words in kinds.items() if kind in said.values()]
     return f"{tests.metric.iloc[0]}, {int(tests.seeds.min())} seeds: " + ('; '.join(parts) or f'{base} stands alone') + '.'
 
+# %% ../nbs/74_tables.ipynb #7a801293
+def budgets(
+    searches:list, # lines of `tune`
+)->pd.DataFrame:   # model, minutes, trials, chosen, figure, edge, stopped, command
+    "What the rows of a table were searched with."
+    text = lambda d: ', '.join(f'{k}={v}' for k,v in d.items())
+    return pd.DataFrame([dict(model=s['model'], minutes=float(s['budget']['minutes']), trials=s['trials'], chosen=text(s['chosen']),
+                              figure=s['figure'], edge=text(s['edge']), stopped=s['stopped'], command=s['command']) for s in searches])
+
+def budgets_in_words(
+    searches:pd.DataFrame, # of `budgets`
+    models,                # the rows of the table
+)->list:                   # sentences
+    "Which rows were searched by which budget, what was chosen at an end, and what was cut."
+    said = [f"Searched by {m:g} core-minutes each: {', '.join(g.model)}." for m,g in searches.groupby('minutes', sort=True)]
+    own = [m for m in models if m not in set(searches.model)]
+    if own: said.append(f"With the small grid of this page only: {', '.join(own)}.")
+    ends = [f'{s.model} ({s.edge})' for s in searches.itertuples() if s.edge]
+    if ends: said.append(f"Chosen at an end of what was searched, so that a wider search may do better: {', '.join(ends)}.")
+    cut = [s.model for s in searches.itertuples() if s.stopped]
+    if cut: said.append(f"Cut by the budget in the search, so that its choice was made by unfinished trainings: {', '.join(cut)}.")
+    return said
+
 # %% ../nbs/74_tables.ipynb #00b53938
 def forest(
     tests:pd.DataFrame, # of one data set and one metric
@@ -226,7 +250,9 @@ class Found:
         self.check(against)
         tests = pd.concat([self.tests(m) for m in metrics], ignore_index=True)
         t = with_published(for_people(tests, against), tests)
-        return Shown([self.heading(), t] + [f'{self.dataset}, {in_words(self.tests(m), against)}' for m in metrics])
+        said = [f'{self.dataset}, {in_words(self.tests(m), against)}' for m in metrics]
+        searched = budgets_in_words(self['settings'], tests.model.unique()) if 'settings' in self else []
+        return Shown([self.heading(), t] + said + searched)
 
     def check(self, against): # a row; raises BadInput
         "The differences in the frame must be to this row."
@@ -269,7 +295,7 @@ class Table:
         name:str,   # of the notebook, such as camrec_overall
         given:dict, # the notebook's parameters: globals()
     ):
-        self.name,self.absent,self.measured,self.anew = name,{},None,set()
+        self.name,self.absent,self.measured,self.anew,self.searches = name,{},None,set(),[]
         for k,default in PARAMETERS.items(): setattr(self, k, given.get(k, default))
         checked = {k: getattr(self, k) for k in PARAMETERS}
         if self.live: self.dataset,self.tag = asked(name, **checked)
@@ -294,11 +320,22 @@ class Table:
 
     def fit(self, rows, by='valid recall@20'): # name -> Row -> as of `fitted`
         "The runs of the rows that are asked for and able; the others go to `absent`."
-        named = {n: rows[n] for n in self.wanted or rows}
+        named = self.by_budget({n: rows[n] for n in self.wanted or rows})
         self.absent |= able(named, self.data)
         todo = {n: r for n,r in named.items() if n not in self.absent}
         if not todo: raise BadInput('; '.join(dict.fromkeys(self.absent[n] for n in named)) + '.')
         return fitted(todo, self.data, self.seeds, by, self.fresh, out=self.out_dir, device=self.device)
+
+    def by_budget(self, rows): # name -> Row -> the same, with what a search by an equal budget has chosen
+        "Settings that `tune` remembers for a row on these data stand in place of the page's own grid."
+        if self.scale == 'smoke': return rows
+        known,chosen = remembered(), dict(rows)
+        for name,row in rows.items():
+            line = known.get((name, self.data.name))
+            if line is None or line['data'] != (row.data or self.data).fingerprint[:8]: continue
+            chosen[name] = replace(row, settings=rule_for(row.Model) | line['chosen'], tried=({},))
+            self.searches.append(line)
+        return chosen
 
     def kept(self, name, f, *inputs, **settings): # as of `kept`
         "An artefact of this table's store."
@@ -314,7 +351,9 @@ class Table:
     def run(self, measure): # Table -> dict of frames
         "Measure and write, unless the scale is committed."
         if not self.live: return
-        frames = {k: f.assign(dataset=self.data.name) for k,f in measure(self).items()}
+        frames = measure(self)
+        if self.searches: frames['settings'] = budgets(self.searches)
+        frames = {k: f.assign(dataset=self.data.name) for k,f in frames.items()}
         files = {f'{self.name}_{k}' if k else self.name: f for k,f in frames.items()}
         publish(self.out_dir, self.commit, self.tag, self.models, **files)
         self.measured = frames

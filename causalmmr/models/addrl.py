@@ -106,6 +106,8 @@ BATCH = 1024   # of the released training: the weights of the losses are in unit
 
 class ADDRL(Recommender):
     "Chunks tied to attributes; a score is a sum over chunks (arXiv 2312.14433)."
+    space = dict(lr=(1e-4, 5e-4, 1e-3, 2e-3, 5e-3), reg=(.1, 1., 5.), lam_low=(1., 10., 50.), n_neg=(4, 8))
+    published = dict(lr=1e-4, reg=1., lam_low=10., n_neg=8)   # of the released code on Toys
     def __init__(self,
         data,               # MMData with at least one modality
         g:torch.Generator,  # all randomness

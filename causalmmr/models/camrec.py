@@ -412,6 +412,8 @@ class Ranked(Recommender):
 # %% ../../nbs/60_camrec.ipynb #4a0764d6
 class CaMRec(Ranked):
     "Confounders from cross-modal diffusion, strata from codebooks, a gated graph as mediator (arXiv 2510.12325)."
+    space = dict(lr=(5e-4, 1e-3, 2e-3, 5e-3, 1e-2), lam_ssl=(.02, .04, .1), w=(.01, .05, .1), n_codes=(20, 50, 150))
+    published = dict(lr=5e-4, lam_ssl=.04, w=.01, n_codes=50)   # of the released code
     def __init__(self,
         data,                      # MMData with two or more modalities
         g:torch.Generator,         # all randomness

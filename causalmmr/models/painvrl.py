@@ -26,6 +26,8 @@ from .multimodal import side_by_side
 # %% ../../nbs/63_painvrl.ipynb #b3ec8e69
 class ContentUltraGCN(Recommender):
     "$\\langle U_u,[V_i;W(m\\odot x_i)+b]\\rangle$ with UltraGCN's loss: InvRL's backbone."
+    space = dict(lr=(1e-3, 2e-3, 5e-3), wd=(1e-5, 1e-4, 1e-3), wd_w=(.01, .1, 1.), wdi=(1., 2.))
+    published = dict(lr=1e-3, wd=1e-4, wd_w=.01, wdi=1.)   # of InvRL's pre-training
     reject = False   # negatives may be training positives, as released
     def __init__(self,
         data,               # MMData with features
