@@ -279,7 +279,7 @@ class EASE(Recommender):
     def __init__(self,
         data,               # MMData
         g:torch.Generator,  # nothing is random here; every model takes one
-        reg=500.,           # lambda, in clicks
+        reg=50.,            # lambda, in clicks (the paper's 500 is for longer histories)
     ):
         super().__init__(g)
         self.solve(data, reg)
@@ -317,12 +317,12 @@ def centred_rows(
 class CEASE(EASE):
     "EASE with feature columns as further rows of X (Jeunen et al. 2020, the collective model)."
     space     = dict(reg=(10., 20., 50., 100., 200., 500., 1000.), alpha=(5., 20., 100., 500., 2000.))
-    published = dict(reg=500., alpha=20.)   # reg of EASE; alpha is ours: the paper chooses it for each data set
+    published = dict(reg=500., alpha=100.)   # reg of EASE; alpha is ours: the paper chooses it for each data set
     def __init__(self,
         data,               # MMData with features
         g:torch.Generator,  # nothing is random here
-        reg=500.,           # lambda, in clicks
-        alpha=20.,          # weight of the similarity of two items' features, in clicks
+        reg=50.,            # lambda, in clicks (the paper's 500 is for longer histories)
+        alpha=100.,         # weight of the similarity of two items' features, in clicks
     ):
         if not data.feats: raise BadInput(f'{data.name} has no item features; CEASE needs at least one modality.')
         if alpha<0: raise BadInput(f'alpha={alpha!r} must not be negative.')

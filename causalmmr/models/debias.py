@@ -89,16 +89,16 @@ def by_popularity(
 # %% ../../nbs/54_debias.ipynb #46bdbca2
 class PDA(Recommender):
     "$(\\mathrm{ELU}\\langle x_u,x_i\\rangle+1)\\,m_i^\\gamma$, with another power in ranking (Zhang et al. 2021)."
-    space     = dict(lr=(5e-4, 1e-3, 2e-3, 5e-3, 1e-2), reg=(1e-4, 1e-3, 1e-2), gamma=(.02, .1, .2, .5),
+    space     = dict(lr=(5e-4, 1e-3, 2e-3, 5e-3), reg=(1e-3, 1e-2, 3e-2, 1e-1), gamma=(.02, .1, .2, .5),
                      push=(0., .1, .2, .5))
-    published = dict(lr=1e-3, reg=1e-3, gamma=.1, push=0.)   # ours: the paper chooses each for every data set
+    published = dict(lr=1e-3, reg=3e-2, gamma=.1, push=0.)   # ours: the paper chooses each for every data set
     def __init__(self,
         data,               # MMData
         g:torch.Generator,  # all randomness
         d=64,               # width of an embedding
         gamma=.1,           # power of popularity in training
         push=0.,            # power of popularity in ranking; 0: PD, do(popularity)
-        reg=1e-3,           # weight of the squared norms of the batch's embeddings, per pair
+        reg=3e-2,           # weight of the squared norms of the batch's embeddings, per pair
     ):
         super().__init__(g)
         if gamma<0 or push<0: raise BadInput(f'gamma={gamma!r} and push={push!r} must not be negative.')
