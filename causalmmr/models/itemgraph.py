@@ -115,7 +115,7 @@ def contrast_both(
     b:Tensor, # [n,d] the other view, same order
     tau=.5,   # temperature
 )->Tensor:    # []
-    "InfoNCE whose negatives are the other rows of both views (Zhang et al. 2022, Eq. 14)."
+    "InfoNCE whose negatives are the other rows of both views (Zhang et al. 2022)."
     a,b = F.normalize(a, dim=1),F.normalize(b, dim=1)
     own = (a@a.T/tau).fill_diagonal_(-torch.inf)
     return F.cross_entropy(torch.cat([a@b.T/tau, own], 1), torch.arange(len(a), device=a.device))
@@ -127,7 +127,7 @@ def own_graph(
     k:int,        # neighbours per item, itself included
     lam:float,    # share of the given graph
 ): # -> Sparse without gradient, [E] its values with gradient
-    "$(1-\\lambda)\\mathcal N(S'_m)+\\lambda\\mathcal N(S_m)$ (Zhang et al. 2022, Eq. 6)."
+    "$(1-\\lambda)\\mathcal N(S'_m)+\\lambda\\mathcal N(S_m)$ (Zhang et al. 2022)."
     row,col,val = learned([f], torch.ones(1, device=f.device), k)
     row,col,val = torch.cat([row, given.row]),torch.cat([col, given.col]),torch.cat([(1-lam)*val, lam*given.val])
     order = compress(row, col, given.shape)[2]
@@ -195,7 +195,7 @@ def frozen_graph(
     weights:dict, # modality -> its share
     k=10,         # neighbours of an item, itself included
 )->Sparse:        # [I,I]
-    "The modalities' unweighted kNN graphs, mixed (Zhou & Shen 2023, Eq. 3-6)."
+    "The modalities' unweighted kNN graphs, mixed (Zhou & Shen 2023)."
     row,col,val = [],[],[]
     for m,f in feats.items():
         j,s = knn(f, k)
@@ -212,7 +212,7 @@ def pruned(
     keep:float,        # share that stays
     g:torch.Generator, # the model's generator
 )->Tensor:             # [2,E']
-    "A share of the pairs, drawn with probability in proportion to $1/\\sqrt{d_ud_i}$ (Zhou & Shen 2023, Eq. 8)."
+    "A share of the pairs, drawn with probability in proportion to $1/\\sqrt{d_ud_i}$ (Zhou & Shen 2023)."
     d_u,d_i = (torch.bincount(x)[x].double() for x in pairs)
     rings = torch.empty(len(d_u), dtype=torch.float64).exponential_(generator=g)*(d_u*d_i).sqrt().cpu()
     at = rings.topk(max(1, int(keep*len(d_u))), largest=False).indices
@@ -375,7 +375,7 @@ def choose(
     g:torch.Generator, # the model's generator
     training=True,     # off: no noise
 )->Tensor:             # [n,K] rows sum to 1
-    "Softmax of logits with Gumbel noise (Guo et al. 2024, Eq. 9)."
+    "Softmax of logits with Gumbel noise (Guo et al. 2024)."
     if training:
         noise = torch.empty(logits.shape).exponential_(generator=g).clamp_(min=1e-20)
         logits = logits - noise.log().to(logits.device)
@@ -396,7 +396,7 @@ def over_clicks(
     L:int,    # steps
     rows,     # [k] nodes wanted
 )->Tensor:    # [k,d]
-    "$\\sum_m\\overline{\\hat A^LY_m}$, rows of unit length before they are added (Guo et al. 2024, Eq. 5-7)."
+    "$\\sum_m\\overline{\\hat A^LY_m}$, rows of unit length before they are added (Guo et al. 2024)."
     x = torch.cat(y, 1)
     for _ in range(L): x = A@x
     return sum(F.normalize(z, dim=1) for z in x.index_select(0, rows).chunk(len(y), 1))
@@ -407,7 +407,7 @@ def hyperedges(
     x:Tensor, # [I,d] vectors of the items
     layers=1, # of the hypergraph
 )->Tensor:    # [K,d]
-    "$(H^\\top H)^{l-1}H^\\top X$ (Guo et al. 2024, Eq. 11)."
+    "$(H^\\top H)^{l-1}H^\\top X$ (Guo et al. 2024)."
     K = h.T@x
     for _ in range(layers-1): K = h.T@(h@K)
     return K
@@ -470,7 +470,7 @@ class LGMRec(Recommender):
 
 # %% ../../nbs/52_itemgraph.ipynb #69d49c34
 def agree(a, b, u, i, tau): # two triples of memberships [U,K], [I,K] and hyperedges [K,d]; [B], [B] -> []
-    "The contrast between two modalities, of users and of items (Guo et al. 2024, Eq. 14)."
+    "The contrast between two modalities, of users and of items (Guo et al. 2024)."
     across,sides = a[2]@b[2].T,((a[0], b[0], u), (a[1], b[1], i))
     anchors = [short(h.index_select(0, at), a[2])@across for h,_,at in sides]
     return sum(contrast_all(x, short(k, b[2]), at, tau) for x,(_,k,at) in zip(anchors, sides))

@@ -139,7 +139,7 @@ class _Layer(nn.Module): # one layer of one modality of MMGCN
 
 # %% ../../nbs/51_multimodal.ipynb #27dfc30b
 class MMGCN(Recommender):
-    "A graph per modality, joined by shared ids; the mean over modalities ranks (Wei et al. 2019, Eq. 1-6)."
+    "A graph per modality, joined by shared ids; the mean over modalities ranks (Wei et al. 2019)."
     space = dict(lr=(1e-4, 5e-4, 1e-3, 5e-3), reg=(1e-5, 1e-4, 1e-3, 1e-2), L=(1, 2, 3))
     published = dict(lr=1e-3, reg=1e-4, L=2)  # within MMRec's grid for it
     def __init__(self,
@@ -207,7 +207,7 @@ def attend(
     y:Tensor, # [R,d] who attends
     x:Tensor, # [C,d] to whom
 ): # -> [R,d] what each row gets, [E] how it shares its attention
-    "$\\sum_c\\alpha_{rc}x_c$ with $\\alpha_r=\\mathrm{softmax}_c\\langle y_r,x_c\\rangle$ (Wei et al. 2020, Eq. 2-3)."
+    "$\\sum_c\\alpha_{rc}x_c$ with $\\alpha_r=\\mathrm{softmax}_c\\langle y_r,x_c\\rangle$ (Wei et al. 2020)."
     a = segment_softmax(edge_scores(A, y, x), A.row, A.shape[0])
     return weigh(A, a, x),a
 
@@ -218,7 +218,7 @@ def routed(
     f:Tensor,     # [I,c] content, rows of unit length
     routes:int,   # how often they move
 )->Tensor:        # [U,c] rows of unit length
-    "$p\\leftarrow\\overline{p+\\sum_i\\alpha_{ui}f_i}$ (Wei et al. 2020, Eq. 2-4)."
+    "$p\\leftarrow\\overline{p+\\sum_i\\alpha_{ui}f_i}$ (Wei et al. 2020)."
     p = F.normalize(p, dim=1)
     for _ in range(routes): p = F.normalize(p + attend(A, p, f)[0], dim=1)
     return p
@@ -228,12 +228,12 @@ def explained(
     shares:Tensor, # [E,M] attention in every modality
     trust:Tensor,  # [E,M] in the modality, at the edge's sender
 )->Tensor:         # [E]
-    "$\\max(0,\\max_m\\kappa_m\\alpha^m)$ (Wei et al. 2020, Eq. 7-8)."
+    "$\\max(0,\\max_m\\kappa_m\\alpha^m)$ (Wei et al. 2020)."
     return (shares*trust).amax(1).relu()
 
 # %% ../../nbs/51_multimodal.ipynb #338e5bcd
 class GRCN(Recommender):
-    "Clicks weighed by what modalities can explain, ids sent over what is left (Wei et al. 2020, Eq. 1-11)."
+    "Clicks weighed by what modalities can explain, ids sent over what is left (Wei et al. 2020)."
     space = dict(lr=(1e-4, 5e-4, 1e-3, 5e-3, 1e-2), reg=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1), routes=(1, 2, 3))
     published = dict(lr=1e-3, reg=1e-3, routes=3)  # the middle of MMRec's grid
     def __init__(self,
