@@ -115,7 +115,7 @@ def contrast_both(
     b:Tensor, # [n,d] the other view, same order
     tau=.5,   # temperature
 )->Tensor:    # []
-    "InfoNCE whose negatives are the other rows of both views (Zhang et al. 2022, Eq. 14)."
+    "InfoNCE whose negatives are the other rows of both views (Zhang et al. 2022)."
     a,b = F.normalize(a, dim=1),F.normalize(b, dim=1)
     own = (a@a.T/tau).fill_diagonal_(-torch.inf)
     return F.cross_entropy(torch.cat([a@b.T/tau, own], 1), torch.arange(len(a), device=a.device))
@@ -127,7 +127,7 @@ def own_graph(
     k:int,        # neighbours per item, itself included
     lam:float,    # share of the given graph
 ): # -> Sparse without gradient, [E] its values with gradient
-    "$(1-\\lambda)\\mathcal N(S'_m)+\\lambda\\mathcal N(S_m)$ (Zhang et al. 2022, Eq. 6)."
+    "$(1-\\lambda)\\mathcal N(S'_m)+\\lambda\\mathcal N(S_m)$ (Zhang et al. 2022)."
     row,col,val = learned([f], torch.ones(1, device=f.device), k)
     row,col,val = torch.cat([row, given.row]),torch.cat([col, given.col]),torch.cat([(1-lam)*val, lam*given.val])
     order = compress(row, col, given.shape)[2]
@@ -173,17 +173,19 @@ class MICRO(Recommender):
         for _ in range(self.layers): out = [weigh(A, v, h) for (A,v),h in zip(graphs, out)]
         return out
 
-    def parts(self): # -> [U,d], [I,d], M [I,d], [I,d] outputs, opinions, their mixture
+    def parts(self, rows): # [n] items -> [U,d], [n,d], M [n,d], [n,d] users, items; opinions, their mixture
         x,views = propagate(self.ui, torch.cat([self.x_u, self.x_i]), self.L),self.opinions()
+        views = [v.index_select(0, rows) for v in views]
         h = self.attention(views)
-        return x[:self.U],x[self.U:] + F.normalize(h, dim=1),views,h
+        return x[:self.U],x[self.U:].index_select(0, rows) + F.normalize(h, dim=1),views,h
 
-    def forward(self): return self.parts()[:2]   # [U,d], [I,d]
+    def forward(self): return self.parts(torch.arange(len(self.x_i), device=self.device))[:2]   # [U,d], [I,d]
 
     def loss(self, u, i, j): # each [B]
-        x_u,x_i,views,h = self.parts()
-        x_u,y_i,y_j = x_u.index_select(0, u),x_i.index_select(0, i),x_i.index_select(0, j)
-        taken = i.unique()
+        rows,at = distinct(i, j)
+        x_u,x_i,views,h = self.parts(rows)
+        x_u,y_i,y_j = x_u.index_select(0, u),*(x_i.index_select(0, k) for k in at)
+        taken = at[0].unique()                                                       # each positive once
         cl = sum(contrast_both(v.index_select(0, taken), h.index_select(0, taken), self.tau) for v in views)
         return bpr(x_u, y_i, y_j) + self.reg*.5*l2(x_u, y_i, y_j) + self.lam_cl*cl
 
@@ -193,7 +195,7 @@ def frozen_graph(
     weights:dict, # modality -> its share
     k=10,         # neighbours of an item, itself included
 )->Sparse:        # [I,I]
-    "The modalities' unweighted kNN graphs, mixed (Zhou & Shen 2023, Eq. 3-6)."
+    "The modalities' unweighted kNN graphs, mixed (Zhou & Shen 2023)."
     row,col,val = [],[],[]
     for m,f in feats.items():
         j,s = knn(f, k)
@@ -210,7 +212,7 @@ def pruned(
     keep:float,        # share that stays
     g:torch.Generator, # the model's generator
 )->Tensor:             # [2,E']
-    "A share of the pairs, drawn with probability in proportion to $1/\\sqrt{d_ud_i}$ (Zhou & Shen 2023, Eq. 8)."
+    "A share of the pairs, drawn with probability in proportion to $1/\\sqrt{d_ud_i}$ (Zhou & Shen 2023)."
     d_u,d_i = (torch.bincount(x)[x].double() for x in pairs)
     rings = torch.empty(len(d_u), dtype=torch.float64).exponential_(generator=g)*(d_u*d_i).sqrt().cpu()
     at = rings.topk(max(1, int(keep*len(d_u))), largest=False).indices
@@ -286,7 +288,7 @@ class _LogTotal(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy): return *(dy*x for x in ctx.saved_tensors),None,None
 
-# %% ../../nbs/52_itemgraph.ipynb #296e2115
+# %% ../../nbs/52_itemgraph.ipynb #664d6040
 def contrast_all(
     a:Tensor,  # [B,K] rows of the batch, products with b are cosines
     b:Tensor,  # [n,K] everybody
@@ -296,12 +298,13 @@ def contrast_all(
     "InfoNCE against every row of the other view."
     return _LogTotal.apply(a, b, tau) - (a*b.index_select(0, at)).sum(1).mean()/tau
 
+# %% ../../nbs/52_itemgraph.ipynb #c1427125
 def contrast_batch(
     a:Tensor, # [B,d] one view
     b:Tensor, # [B,d] the other view, same order
     tau=.2,   # temperature
 )->Tensor:    # []
-    "`info_nce` of `03_losses`, in blocks: everybody is the batch."
+    "`info_nce` of `03_losses`, in blocks."
     a,b = F.normalize(a, dim=1),F.normalize(b, dim=1)
     return contrast_all(a, b, torch.arange(len(a), device=a.device), tau)
 
@@ -338,8 +341,9 @@ class MGCN(Recommender):
         users = (self.R@torch.cat(items, 1)).chunk(len(items), 1)
         return [torch.cat(x) for x in zip(users, items)]
 
-    def sides(self): # -> [U+I,d], [U+I,d] the clicks' view, and what features add to it
+    def sides(self, rows=None): # [n] nodes, or all -> [n,d], [n,d] the clicks' view, and what features add to it
         x,views = propagate(self.A, self.x0, self.L),self.views()
+        if rows is not None: x,*views = (z.index_select(0, rows) for z in (x, *views))
         common = self.attention(views)
         special = sum(taste(x).sigmoid()*(v-common) for taste,v in zip(self.tastes, views))
         return x,(common + special)/(len(views)+1)
@@ -349,9 +353,8 @@ class MGCN(Recommender):
         return x[:self.U],x[self.U:]
 
     def loss(self, u, i, j): # each [B]
-        x,q = self.sides()
-        rows = torch.cat([u, i+self.U, j+self.U])
-        x,q = x.index_select(0, rows).chunk(3),q.index_select(0, rows).chunk(3)
+        rows,at = distinct(u, i+self.U, j+self.U)
+        x,q = ([z.index_select(0, k) for k in at] for z in self.sides(rows))
         out = [a+b for a,b in zip(x, q)]
         cl = contrast_batch(q[0], x[0], self.tau) + contrast_batch(q[1], x[1], self.tau)
         return bpr(*out) + self.reg*.5*l2(*out) + self.lam_cl*cl
@@ -372,7 +375,7 @@ def choose(
     g:torch.Generator, # the model's generator
     training=True,     # off: no noise
 )->Tensor:             # [n,K] rows sum to 1
-    "Softmax of logits with Gumbel noise (Guo et al. 2024, Eq. 9)."
+    "Softmax of logits with Gumbel noise (Guo et al. 2024)."
     if training:
         noise = torch.empty(logits.shape).exponential_(generator=g).clamp_(min=1e-20)
         logits = logits - noise.log().to(logits.device)
@@ -386,23 +389,25 @@ def short(
     "Coefficients of unit vectors: $c_n/\\lVert c_nK\\rVert$."
     return c/((c@(K@K.T))*c).sum(1, keepdim=True).clamp(min=1e-12).sqrt()
 
-# %% ../../nbs/52_itemgraph.ipynb #e853982f
+# %% ../../nbs/52_itemgraph.ipynb #dc7d418d
 def over_clicks(
     A:Sparse, # [n,n] the normalised clicks
     y:list,   # M [n,d] one table per modality
     L:int,    # steps
-)->Tensor:    # [n,d]
-    "$\\sum_m\\overline{\\hat A^LY_m}$, rows of unit length before they are added (Guo et al. 2024, Eq. 5-7)."
+    rows,     # [k] nodes wanted
+)->Tensor:    # [k,d]
+    "$\\sum_m\\overline{\\hat A^LY_m}$, rows of unit length before they are added (Guo et al. 2024)."
     x = torch.cat(y, 1)
     for _ in range(L): x = A@x
-    return sum(F.normalize(z, dim=1) for z in x.chunk(len(y), 1))
+    return sum(F.normalize(z, dim=1) for z in x.index_select(0, rows).chunk(len(y), 1))
 
+# %% ../../nbs/52_itemgraph.ipynb #1771e8b6
 def hyperedges(
     h:Tensor, # [I,K] memberships of the items
     x:Tensor, # [I,d] vectors of the items
     layers=1, # of the hypergraph
 )->Tensor:    # [K,d]
-    "$(H^\\top H)^{l-1}H^\\top X$ (Guo et al. 2024, Eq. 11)."
+    "$(H^\\top H)^{l-1}H^\\top X$ (Guo et al. 2024)."
     K = h.T@x
     for _ in range(layers-1): K = h.T@(h@K)
     return K
@@ -443,28 +448,29 @@ class LGMRec(Recommender):
     def member(self, votes): # [n,K] -> [n,K] memberships
         return dropout(choose(votes, self.tau, self.g, self.training), 1-self.keep, self.g, self.training)
 
-    def parts(self): # -> [U+I,d], M triples [U,K], [I,K], [K,d]: outputs; memberships and hyperedges
+    def parts(self, rows): # [n] nodes -> [n,d], M triples [U,K], [I,K], [K,d]: outputs; memberships and hyperedges
         x = propagate(self.A, self.x0, self.L)
         y,*votes = self.features()
         kinds = [(self.member(a), self.member(b)) for a,b in zip(*votes)]
         kinds = [(h_u, h_i, hyperedges(h_i, x[self.U:], self.layers)) for h_u,h_i in kinds]
-        far = sum(torch.cat([h_u, h_i])@K for h_u,h_i,K in kinds)
-        return x + over_clicks(self.A, y, self.L) + self.alpha*F.normalize(far, dim=1),kinds
+        far = sum(torch.cat([h_u, h_i]).index_select(0, rows)@K for h_u,h_i,K in kinds)
+        near = x.index_select(0, rows) + over_clicks(self.A, y, self.L, rows)
+        return near + self.alpha*F.normalize(far, dim=1),kinds
 
     def forward(self): # -> [U,d], [I,d]
-        x = self.parts()[0]
+        x = self.parts(torch.arange(len(self.x0), device=self.device))[0]
         return x[:self.U],x[self.U:]
 
     def loss(self, u, i, j): # each [B]
-        x,kinds = self.parts()
-        rows = torch.cat([u, i+self.U, j+self.U])
+        rows,at = distinct(u, i+self.U, j+self.U)
+        x,kinds = self.parts(rows)
+        x,ids = ([z.index_select(0, k) for k in at] for z in (x, self.x0.index_select(0, rows)))
         cl = sum(agree(a, b, u, i, self.tau) for n,a in enumerate(kinds) for b in kinds[n+1:])
-        ids = self.x0.index_select(0, rows).chunk(3)
-        return bpr(*x.index_select(0, rows).chunk(3)) + self.reg*l2(*ids) + self.lam_cl*cl
+        return bpr(*x) + self.reg*l2(*ids) + self.lam_cl*cl
 
 # %% ../../nbs/52_itemgraph.ipynb #69d49c34
 def agree(a, b, u, i, tau): # two triples of memberships [U,K], [I,K] and hyperedges [K,d]; [B], [B] -> []
-    "The contrast between two modalities, of users and of items (Guo et al. 2024, Eq. 14)."
+    "The contrast between two modalities, of users and of items (Guo et al. 2024)."
     across,sides = a[2]@b[2].T,((a[0], b[0], u), (a[1], b[1], i))
     anchors = [short(h.index_select(0, at), a[2])@across for h,_,at in sides]
     return sum(contrast_all(x, short(k, b[2]), at, tau) for x,(_,k,at) in zip(anchors, sides))

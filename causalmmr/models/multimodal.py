@@ -132,13 +132,14 @@ class _Layer(nn.Module): # one layer of one modality of MMGCN
         super().__init__()
         self.W,self.G,self.V = linear(g, d_in, d_in, bias=False),linear(g, d_in, d),linear(g, d_in, d)
 
-    def forward(self, mean, x, ids): # mean over neighbours, [n,d_in], [n,d] -> [n,d]
-        h = F.leaky_relu(mean@self.W(x))
-        return F.leaky_relu(self.G(h) + F.leaky_relu(self.V(x)) + ids)
+    def forward(self, mean, x, ids, rows=None): # mean over neighbours, [n,d_in], [n,d], [k] -> [n,d], or [k,d] of it
+        h = mean@self.W(x)
+        if rows is not None: h,x,ids = (z.index_select(0, rows) for z in (h, x, ids))
+        return F.leaky_relu(self.G(F.leaky_relu(h)) + F.leaky_relu(self.V(x)) + ids)
 
 # %% ../../nbs/51_multimodal.ipynb #27dfc30b
 class MMGCN(Recommender):
-    "A graph per modality, joined by shared ids; the mean over modalities ranks (Wei et al. 2019, Eq. 1-6)."
+    "A graph per modality, joined by shared ids; the mean over modalities ranks (Wei et al. 2019)."
     space = dict(lr=(1e-4, 5e-4, 1e-3, 5e-3), reg=(1e-5, 1e-4, 1e-3, 1e-2), L=(1, 2, 3))
     published = dict(lr=1e-3, reg=1e-4, L=2)  # within MMRec's grid for it
     def __init__(self,
@@ -160,12 +161,12 @@ class MMGCN(Recommender):
         self.maps = nn.ModuleList(linear(g, w, d_feat) for w in self.f.widths())
         self.layers = nn.ModuleList(nn.ModuleList(_Layer(g, d if l else d_feat, d) for l in range(L)) for _ in self.f)
 
-    def nodes(self): # -> [U+I,d]
+    def nodes(self, rows=None): # [k] which, or all -> [k,d]
         out = 0
         for f,taste,map_,layers in zip(self.f, self.tastes, self.maps, self.layers):
             x = F.normalize(torch.cat([taste, map_(f)]), dim=1)
-            for layer in layers: x = layer(self.mean, x, self.ids)
-            out = out + x/len(self.f)
+            for layer in layers[:-1]: x = layer(self.mean, x, self.ids)
+            out = out + layers[-1](self.mean, x, self.ids, rows)/len(self.f)
         return out
 
     def forward(self): # -> [U,d], [I,d]
@@ -173,8 +174,10 @@ class MMGCN(Recommender):
         return x[:self.U],x[self.U:]
 
     def loss(self, u, i, j): # each [B]
-        rows = self.nodes().index_select(0, torch.cat([u, i+self.U, j+self.U])).chunk(3)
-        return bpr(*rows) + self.reg*l2(*rows)
+        rows,at = distinct(u, i+self.U, j+self.U)
+        x = self.nodes(rows)
+        x = [x.index_select(0, k) for k in at]
+        return bpr(*x) + self.reg*l2(*x)
 
 # %% ../../nbs/51_multimodal.ipynb #03e1975c
 class _Scores(torch.autograd.Function): # products of the two ends of every edge
@@ -204,7 +207,7 @@ def attend(
     y:Tensor, # [R,d] who attends
     x:Tensor, # [C,d] to whom
 ): # -> [R,d] what each row gets, [E] how it shares its attention
-    "$\\sum_c\\alpha_{rc}x_c$ with $\\alpha_r=\\mathrm{softmax}_c\\langle y_r,x_c\\rangle$ (Wei et al. 2020, Eq. 2-3)."
+    "$\\sum_c\\alpha_{rc}x_c$ with $\\alpha_r=\\mathrm{softmax}_c\\langle y_r,x_c\\rangle$ (Wei et al. 2020)."
     a = segment_softmax(edge_scores(A, y, x), A.row, A.shape[0])
     return weigh(A, a, x),a
 
@@ -215,7 +218,7 @@ def routed(
     f:Tensor,     # [I,c] content, rows of unit length
     routes:int,   # how often they move
 )->Tensor:        # [U,c] rows of unit length
-    "$p\\leftarrow\\overline{p+\\sum_i\\alpha_{ui}f_i}$ (Wei et al. 2020, Eq. 2-4)."
+    "$p\\leftarrow\\overline{p+\\sum_i\\alpha_{ui}f_i}$ (Wei et al. 2020)."
     p = F.normalize(p, dim=1)
     for _ in range(routes): p = F.normalize(p + attend(A, p, f)[0], dim=1)
     return p
@@ -225,12 +228,12 @@ def explained(
     shares:Tensor, # [E,M] attention in every modality
     trust:Tensor,  # [E,M] in the modality, at the edge's sender
 )->Tensor:         # [E]
-    "$\\max(0,\\max_m\\kappa_m\\alpha^m)$ (Wei et al. 2020, Eq. 7-8)."
+    "$\\max(0,\\max_m\\kappa_m\\alpha^m)$ (Wei et al. 2020)."
     return (shares*trust).amax(1).relu()
 
 # %% ../../nbs/51_multimodal.ipynb #338e5bcd
 class GRCN(Recommender):
-    "Clicks weighed by what modalities can explain, ids sent over what is left (Wei et al. 2020, Eq. 1-11)."
+    "Clicks weighed by what modalities can explain, ids sent over what is left (Wei et al. 2020)."
     space = dict(lr=(1e-4, 5e-4, 1e-3, 5e-3, 1e-2), reg=(1e-5, 1e-4, 1e-3, 1e-2, 1e-1), routes=(1, 2, 3))
     published = dict(lr=1e-3, reg=1e-3, routes=3)  # the middle of MMRec's grid
     def __init__(self,
@@ -262,20 +265,21 @@ class GRCN(Recommender):
         contents,shares = zip(*both)
         return contents,explained(torch.stack(shares, 1), self.trust.index_select(0, self.both.col.long()))
 
-    def nodes(self): # -> [U+I,d+Mc]
+    def tables(self): # -> 1+M tables of all nodes: ids over the refined graph, contents
         contents,w = self.refined()
         x = F.normalize(self.ids, dim=1)
         once = weigh(self.both, w, x)
-        return torch.cat([x + once + weigh(self.both, w, once), *contents], 1)
+        return x + once + weigh(self.both, w, once),*contents
 
     def forward(self): # -> [U,d+Mc], [I,d+Mc]
-        x = self.nodes()
+        x = torch.cat(self.tables(), 1)
         return x[:self.U],x[self.U:]
 
     def loss(self, u, i, j): # each [B]
         rows = torch.cat([u, i+self.U, j+self.U])
         norms = [self.ids.index_select(0, rows), self.trust, *(p.index_select(0, u) for p in self.prototypes)]
-        return bpr(*self.nodes().index_select(0, rows).chunk(3)) + self.reg*sum(x.pow(2).mean() for x in norms)
+        x = torch.cat([t.index_select(0, rows) for t in self.tables()], 1)
+        return bpr(*x.chunk(3)) + self.reg*sum(x.pow(2).mean() for x in norms)
 
 # %% ../../nbs/51_multimodal.ipynb #7dce88d8
 def co_users(
