@@ -177,11 +177,13 @@ def absent(tidy)->list: # lines, those of missing rows with seed -1 -> sentences
 # %% ../nbs/76_reproduce.ipynb #5aaedd28
 def number(v): return f'{v:.0f}' if abs(v) >= 1000 or v == round(v) and abs(v) >= 2 else f'{v:.4f}'
 
+# %% ../nbs/76_reproduce.ipynb #29fc9fae
 def in_cell(row): # a line of `summary` -> text
     "A mean, its spread over seeds, and the published figure."
     wide = '' if pd.isna(row.two_se) else f' ± {number(row.two_se)}'
     return number(row.ours) + wide + ('' if pd.isna(row.paper) else f' (published {number(row.paper)})')
 
+# %% ../nbs/76_reproduce.ipynb #dcf3adee
 def turned(
     s:pd.DataFrame, # of `summary`
     most=4,         # columns
@@ -191,11 +193,12 @@ def turned(
     s = s.assign(cell=[in_cell(r) for r in s.itertuples()]).reset_index()
     parts = s.model.str.rpartition(' | ')
     found = []
-    for name,part in s.assign(title=parts[0], model=parts[2]).groupby('title', sort=False):
+    for question,part in s.assign(question=parts[0], model=parts[2]).groupby('question', sort=False):
         t = part.pivot_table(index='model', columns='metric', values='cell', aggfunc='first', sort=False).fillna('')
-        found += [(name, x) for x in in_blocks(t if t.shape[1] <= max(most, len(t)) else t.T, most)]
+        found += [(question, x) for x in in_blocks(t if t.shape[1] <= max(most, len(t)) else t.T, most)]
     return found
 
+# %% ../nbs/76_reproduce.ipynb #6e850bc1
 def in_blocks(t, most): # a frame, how many columns side by side -> frames of about the same width
     n = -(-t.shape[1]//-(-t.shape[1]//most))
     return [t.iloc[:, k:k+n].rename_axis(columns=None).reset_index() for k in range(0, t.shape[1], n)]
@@ -230,6 +233,7 @@ def base_of(t)->str: # tests of one metric -> a row
     if 'lo_runs' in t and (same & t.lo_runs.isna()).any(): same &= t.lo_runs.isna()
     return t.model[same].iloc[0]
 
+# %% ../nbs/76_reproduce.ipynb #a328f8f5
 def questions(tests, *keys)->list: # frame of tests, columns; -> (what is asked, its tests)
     "The tests of each metric, question and test."
     keys = [c for c in keys or ('question', 'test', 'metric') if c in tests]
@@ -246,6 +250,7 @@ def at_a_glance(t)->pd.DataFrame: # tests of one question and metric -> text
     if 'minutes' in t and t.minutes.notna().any(): found['minutes'] = [f'{x:.1f}' for x in t.minutes]
     return found
 
+# %% ../nbs/76_reproduce.ipynb #1f5d4edc
 def across(t)->list: # tests of one metric on several test sets -> frames of text
     "A line for each test set, a column for each row; better and worse are against the base."
     words = [w if w in ('better', 'worse') else '' for _,x in questions(t, 'test') for w in verdict(x, base_of(x))]
@@ -264,6 +269,7 @@ def besides(frames)->list: # of `frames_of` -> texts and DataFrames of text
     s = s[~s.index.get_level_values('metric').isin([*asked, *alike])]
     return [part for what,t in turned(s) for part in (what, t) if len(part)] + absent(tidy)
 
+# %% ../nbs/76_reproduce.ipynb #b1c94699
 def for_terminal(frames:dict)->list: # of `frames_of` -> texts and DataFrames of text
     "A job's tables, each below its title, and what could not be run."
     t = frames.get('tests', pd.DataFrame())
@@ -280,6 +286,7 @@ STYLE = ('<style>body{font:16px sans-serif;max-width:70em;margin:2em auto;paddin
 
 def head_of(title): return f"<!doctype html><html lang='en'><meta charset='utf8'><title>{html.escape(title)}</title>{STYLE}"
 
+# %% ../nbs/76_reproduce.ipynb #6a5eaded
 def as_html(notebook): # path of an executed notebook -> path of its HTML page beside it, which fetches nothing
     from nbconvert import HTMLExporter
     body = HTMLExporter(embed_images=True, template_name='basic').from_filename(str(notebook))[0]
@@ -298,6 +305,7 @@ def figures_of(job): # -> paths of the job's pictures
 def picture(png, alt): # bytes, text -> HTML
     return f"<p><img alt='{html.escape(alt, True)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'></p>"
 
+# %% ../nbs/76_reproduce.ipynb #51b344b4
 def drawn(t, what): # tests of one question and metric -> HTML of a forest
     fig = Figure(figsize=(6, .8+.3*len(t)))
     forest(t, fig.subplots(), what)
@@ -310,11 +318,13 @@ def in_html(part): # a sentence or a DataFrame -> HTML
     if isinstance(part, str): return f'<p>{html.escape(part)}</p>' if part else ''
     return part.to_html(na_rep='', border=0, index=False)
 
+# %% ../nbs/76_reproduce.ipynb #22fb9dc5
 def cost_of(tests): # frame of tests -> a sentence, '' where nothing is known
     t = tests.drop_duplicates('model')
     if 'minutes' not in t or t.minutes.isna().all(): return ''
     return f'Training: {(t.minutes*t.seeds).sum():.1f} minutes for {int(t.seeds.sum())} runs.'
 
+# %% ../nbs/76_reproduce.ipynb #ebf6ab6c
 def tested_part(f, own): # a Found with tests; does the page draw a forest of its own? -> HTML
     parts = []
     for what,t in questions(f['tests'], 'question', 'metric'):
@@ -327,6 +337,7 @@ def tested_part(f, own): # a Found with tests; does the page draw a forest of it
 # %% ../nbs/76_reproduce.ipynb #528ab226
 TOLD = ('scale', 'dataset', 'seeds', 'models', 'device')     # of a job's parameters: what another machine needs too
 
+# %% ../nbs/76_reproduce.ipynb #76c274fa
 def section(job, row): # one job's part of the report
     link = as_html(job.executed).name if job.executed.is_file() else ''
     frames = frames_of(job.out, job.table, job.params['dataset'], job.data)
