@@ -69,7 +69,7 @@ class BM3(Featured):
         x = propagate(self.A, torch.cat([self.x_u, self.x_i]), self.L)
         return self.predictor(x[:self.U]),self.predictor(x[self.U:] + self.x_i)
 
-    def target(self, h): return dropout(h.detach(), self.p, self.g)   # [n,d] -> [n,d]
+    def target(self, h): return dropout(h, self.p, self.g)   # [n,d] -> [n,d]; apart stops the gradient
 
     def of_modality(self, k, i, t_i): # number of a modality, [B], [B,d] -> []
         m = self.mods[k]
@@ -269,7 +269,7 @@ class MENTOR(Featured):
     def fused(self, x_u, x_i): return (self.w[:,:,None]*x_u).flatten(1),x_i.flatten(1)   # -> [U,Md], [I,Md]
     def forward(self): return self.fused(*self.heard(self.summed(self.layer0())))
 
-    def masked(self, x): return apart(self.predictor(x), dropout(x.detach(), self.p, self.g)).mean()   # [n,Md] -> []
+    def masked(self, x): return apart(self.predictor(x), dropout(x, self.p, self.g)).mean()   # [n,Md] -> []
 
     def views(self, x0, x_u, x_i, ids): # clean channels, distinct users and items of the batch -> []
         with torch.no_grad(): two = [self.heard(noisy_sum(self.A, x0, self.L, self.eps, self.g)) for _ in range(2)]
