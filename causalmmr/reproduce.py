@@ -339,12 +339,12 @@ TOLD = ('scale', 'dataset', 'seeds', 'models', 'device')     # of a job's parame
 
 # %% ../nbs/76_reproduce.ipynb #76c274fa
 def section(job, row): # one job's part of the report
-    link = as_html(job.executed).name if job.executed.is_file() else ''
+    link = f" · <a href='notebooks/{html.escape(as_html(job.executed).name, True)}'>executed notebook</a>" if job.executed.is_file() else ''
     frames = frames_of(job.out, job.table, job.params['dataset'], job.data)
     f = Found(job.params['dataset'], frames, command(job.table, **{k: job.params.get(k) for k in TOLD}))
     status = ' '.join(filter(None, [row['status'], row['error'], f"in {row['seconds']:.0f} s" if row['seconds'] else '']))
     part = [f"<h2 id='{html.escape(job.name, True)}'>{html.escape(title(job.notebook) or job.table)}</h2>",
-            f"<p class='{row['status']}'>{html.escape(job.name)}: {html.escape(status)} · <a href='notebooks/{html.escape(link)}'>executed notebook</a></p>",
+            f"<p class='{row['status']}'>{html.escape(job.name)}: {html.escape(status)}{link}</p>",
             f'<p>{html.escape(f.kind)}. <code>{html.escape(f.command)}</code></p>']
     if 'tests' in frames: part.append(tested_part(f, own='.draw(' in job.notebook.read_text(encoding='utf8')))
     part += map(in_html, besides(frames))

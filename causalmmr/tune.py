@@ -10,6 +10,7 @@ __all__ = ['RULE', 'FREE', 'OTHERS', 'rule_for', 'is_axis', 'value_at', 'can_go'
 
 # %% ../nbs/73_tune.ipynb #55464d26
 import json, os, time
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -305,13 +306,22 @@ class Search:
 
     def go(self, study, trial): # one trial, from proposal to figure
         "Train what is proposed and write down what came of it."
-        with held(self.path, trial.number):
-            left = 60*self.minutes - self.spent(study) + trial.user_attrs.get('spent', 0)
-            share = left if 'continues' in trial.user_attrs else 15*self.minutes
-            watch = Watch(trial, self.curves(study), left, share, self.by)
-            told = attempt(self.Model, self.data, self.seed, self.hp(trial.params), watch, out=self.out, **self.kw)
-            for k,v in told.items(): trial.set_user_attr(k, v)
-            study.tell(trial, told['value'])
+        left = 60*self.minutes - self.spent(study) + trial.user_attrs.get('spent', 0)
+        share = left if 'continues' in trial.user_attrs else 15*self.minutes
+        watch = Watch(trial, self.curves(study), left, share, self.by)
+        told = attempt(self.Model, self.data, self.seed, self.hp(trial.params), watch, out=self.out, **self.kw)
+        for k,v in told.items(): trial.set_user_attr(k, v)
+        study.tell(trial, told['value'])
+
+    def next(self): # -> the study, and a trial, or None when nothing is left
+        "What to do next: what a dead process left, else what goes on, else what is new."
+        study = self.study()
+        trial = orphan(study, self.path)
+        if trial or self.over(study): return study, trial
+        study = self.study(len(study.trials))
+        late = self.spent(study) >= 36*self.minutes
+        new = lambda: propose(study, self.space, self.widened(study), self.first, self.seed)
+        return study, late and self.go_on(study) or new() or self.go_on(study)
 
 # %% ../nbs/73_tune.ipynb #e9a3c030
 def tune(
@@ -333,16 +343,13 @@ def tune(
     bar = tqdm(total=round(minutes, 2), disable=not progress, desc=f'{s.name} on {data.name}', unit='min')
     with bar:
         while True:
-            study = s.study()
+            with ExitStack() as mine:
+                with held(s.path, 'next'):                       # one process at a time decides, and holds what it took
+                    study,trial = s.next()
+                    if trial is None: break
+                    mine.enter_context(held(s.path, trial.number))
+                s.go(study, trial)
             bar.update(round(min(s.spent(study)/60, minutes), 2)-bar.n)
-            trial = orphan(study, s.path)
-            if trial is None:
-                if s.over(study): break
-                study = s.study(len(study.trials))
-                late = s.spent(study) >= 36*minutes
-                trial = late and s.go_on(study) or propose(study, s.space, s.widened(study), s.first, seed) or s.go_on(study)
-            if trial is None: break
-            s.go(study, trial)
             bar.set_postfix({f'valid {s.by}': f'{study.best_value:.4f}', 'trials': len(s.done(study))})
     return summed_up(s, study), trials_of(study, s.space)
 

@@ -1,5 +1,5 @@
 "A search that is killed, shared, or asked for something impossible."
-import json, os, signal, subprocess, sys, time
+import json, signal, subprocess, sys, time
 import pytest
 from causalmmr import cli
 from causalmmr.models.classic import MFBPR
