@@ -8,11 +8,8 @@ from causalmmr.losses import bpr, l2
 from causalmmr.models.classic import Popularity, what_bounds
 from causalmmr.models.generative import MMSSL, DiffMM
 from causalmmr.models.multimodal import VBPR
-<<<<<<< HEAD
-from causalmmr.train import evaluate
-=======
 from causalmmr.models.selfsup import BM3, CLCRec, MAML, MENTOR, SLMRec
->>>>>>> w-e
+from causalmmr.train import evaluate
 
 
 def test_popularity_is_run_kept_read_and_recomputed(tmp_path, capsys):
@@ -86,17 +83,17 @@ def test_the_old_vbpr_had_two_tensors_that_nothing_held():
     assert {k for k, v in held.items() if v == 'nothing'} == {'E.weight', 'beta_f'}
 
 
-SMALL = [(BM3, dict(d=8)), (SLMRec, dict(d=8, task='FD+FM')), (MENTOR, dict(d=8)), (CLCRec, dict(d=8, n_neg=4)),
+TINY = [(BM3, dict(d=8)), (SLMRec, dict(d=8, task='FD+FM')), (MENTOR, dict(d=8)), (CLCRec, dict(d=8, n_neg=4)),
          (MAML, dict(d=8, hidden=8, h=8)), (MMSSL, dict(d=8, H=2, k=4)), (DiffMM, dict(d=8, hidden=8))]
 
-@pytest.mark.parametrize('M,hp', SMALL, ids=[M.__name__ for M, _ in SMALL])
+@pytest.mark.parametrize('M,hp', TINY, ids=[M.__name__ for M, _ in TINY])
 def test_views_and_graphs_survive_an_interruption(M, hp, tmp_path):
     "What is drawn for a batch or made for an epoch comes out of the weights and the generator: a resumed run ends with the same bits."
-    data = runs.dataset('toy')
+    data = store.dataset('toy')
     def fitted(*epochs, **kw):
         for n in epochs:
-            m = M(data, runs.rng(0), **hp)
-            h = runs.fit(m, data, epochs=n, batch=512, progress=False, **kw)
+            m = M(data, store.rng(0), **hp)
+            h = store.fit(m, data, epochs=n, batch=512, progress=False, **kw)
         return m, h
     (whole, _), (parts, h) = fitted(3), fitted(2, 3, ckpt=tmp_path/'c.safetensors', ckpt_seconds=0.)
     assert h.attrs['resumed_from'] == 2
