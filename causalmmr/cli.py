@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODELS', 'find_model', 'read_settings', 'read_features', 'plain', 'as_text', 'grid', 'answer', 'reproduce', 'train',
-           'tune_', 'campaign_', 'evaluate', 'recommend', 'audit', 'main']
+           'evaluate', 'recommend', 'audit', 'main']
 
 # %% ../nbs/78_cli.ipynb #c472f005
 import ast, inspect, json, math, os, re, sys

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['SWAPPED', 'FIT', 'RANKINGS', 'FILES', 'WAITED', 'LOOKED', 'dataset', 'swapped', 'defaults', 'settings', 'at_home',
            'pieces', 'bytes_of', 'rankings', 'code_version', 'identity', 'finished', 'locked', 'whole', 'kept_key',
-           'kept', 'trained_numbers', 'run', 'how_stopped', 'read', 'load_run', 'rows', 'study', 'combinations',
-           'study_rows']
+           'kept', 'run', 'how_stopped', 'read', 'load_run', 'rows', 'study', 'combinations', 'study_rows']
 
 # %% ../nbs/70_store.ipynb #c70d88a8
 import dis, hashlib, importlib, inspect, json, os, platform, shutil, sys, time, warnings
@@ -404,7 +403,7 @@ def _write(folder, info, model, history, ranks):
     (folder/'metrics.json').write_text(json.dumps({k: r.mean() for k,r in ranks.items()}, indent=1))
     (folder/'run.json').write_text(json.dumps(info, indent=1))
 
-def trained_numbers(model): # -> how many numbers training may change
+def _trained_numbers(model): # -> how many numbers training may change
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 # %% ../nbs/70_store.ipynb #c60da69f
@@ -435,7 +434,7 @@ def run(
             halted = history.attrs.pop('halted')
             if halted: what = identity(Model, data, seed, hp | dict(epochs=len(history)))
             final = store/what['run']
-            info = what | dict(name=Model.__name__, dataset=data.name, notes=list(data.notes), epochs=len(history), **history.attrs, host=_host(device), trained=trained_numbers(model),
+            info = what | dict(name=Model.__name__, dataset=data.name, notes=list(data.notes), epochs=len(history), **history.attrs, host=_host(device), trained=_trained_numbers(model),
                                finished=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), seconds_fit=trained-began, seconds_ranking=time.time()-trained)
             with whole(final) as tmp: _write(tmp, info, model, history, ranks)
             if halted: return read(final) | dict(dataset=data.name)
