@@ -46,8 +46,8 @@ class Featured(Recommender):
 # %% ../../nbs/53_selfsup.ipynb #c57665c1
 class BM3(Featured):
     "Online and target views of clicked pairs and of modalities agree; no negatives (Zhou et al. 2023)."
-    space = dict(L=(1, 2), p=(.1, .3, .5), reg=(1e-4, 1e-3, 1e-2, .1), lr=(5e-4, 1e-3, 2e-3))
-    published = dict(L=1, p=.5, reg=.1, lr=1e-3)   # the authors' best on Baby; their reg weighs another norm
+    space = dict(L=(1, 2), p=(.1, .3, .5), reg=(.01, .1, 1.), lr=(5e-4, 1e-3, 3e-3, 1e-2))
+    published = dict(L=1, p=.5, reg=.1, lr=1e-3)   # the authors' best on Baby
     def __init__(self,
         data,               # MMData with features
         g:torch.Generator,  # all randomness
@@ -55,7 +55,7 @@ class BM3(Featured):
         L=1,                # layers
         p=.5,               # dropout of the target view
         lam=2.,             # weight of the modalities' losses
-        reg=1e-3,           # weight of the squared norms of the batch's vectors, per pair
+        reg=.1,             # weight of a hundredth of the squared norms of the batch's vectors, per pair
     ):
         super().__init__(g)
         self.keep(data, sorted(data.feats))
@@ -86,7 +86,7 @@ class BM3(Featured):
         rec = (apart(self.predictor(x_u), t_i) + apart(self.predictor(x_i), t_u)).mean()
         modal = sum(self.of_modality(k, i, t_i) for k in range(len(self.mods)))
         own = sum(p.pow(2).mean() for p in self.predictor.parameters())   # a cosine does not hold its scale
-        return rec + self.lam*modal + self.reg*(l2(x_u, x_i) + own)
+        return rec + self.lam*modal + self.reg*.01*(l2(x_u, x_i) + own)
 
 # %% ../../nbs/53_selfsup.ipynb #1ffdb047
 def in_batch(
@@ -428,7 +428,7 @@ def attended_pairs(
 class DMRL(Recommender):
     "Independent factors and a user-aware attention over modalities (Liu et al. 2023)."
     space = dict(reg=(.1, 1., 5., 20., 80.), lam_cor=(1e-3, 1.), lr=(1e-4, 3e-4, 1e-3, 3e-3))
-    published = dict(reg=1., lam_cor=1e-3, lr=1e-3)   # as released; the penalty is searched widely, for it decides most
+    published = dict(reg=1., lam_cor=1e-3, lr=1e-3)   # as released; the penalty is searched far beyond
     def __init__(self,
         data,               # MMData with at least one modality
         g:torch.Generator,  # all randomness
