@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TASKS', 'apart', 'Featured', 'BM3', 'in_batch', 'fine_to_coarse', 'fine_and_coarse', 'SLMRec', 'moments_apart',
            'noisy_sum', 'neighbourhood', 'MENTOR', 'first_of', 'products', 'CLCRec', 'centred', 'neighbours_alike',
-           'attention', 'attended', 'attended_pairs', 'DMRL', 'stretched', 'covariance_off', 'in_ball', 'warp', 'MAML']
+           'attention', 'attended', 'attended_pairs', 'DMRL', 'covariance_off', 'in_ball', 'warp', 'MAML']
 
 # %% ../../nbs/53_selfsup.ipynb #28d66e46
 import torch, torch.nn.functional as F
