@@ -11,7 +11,8 @@ import html, math, re
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from .data import BadInput, replace
-from .models import addrl, camrec
+from .models.addrl import ADDRL, Steered, place, softplus_sum
+from .models.camrec import CaMRec, why as why_of_clicks
 from .shop import Ids, table
 from .train import Recommender, rank
 
@@ -77,7 +78,7 @@ def value_of(
     attribute, want, # such as price, low
 ):                   # number of the value
     "A value of an attribute by its name, or low and high of a number."
-    a = model.values[model.chunks[addrl.place(model, attribute)]]
+    a = model.values[model.chunks[place(model, attribute)]]
     last = len(a.names)-1-(a.names[-1] == 'unknown')
     if a.edges and want in ('low','high'): return 0 if want == 'low' else last
     if want in a.names: return a.names.index(want)
@@ -88,12 +89,12 @@ class Liking(Recommender):
     "An ADDRL whose users are said to like these values."
     def __init__(self, model, like, weights=None): # attribute -> value; chunk -> weight
         super().__init__(model.g)
-        steered = addrl.Steered(model, weights or {})
+        steered = Steered(model, weights or {})
         self.model,self.w,self.to = model,steered.w,{}
         with torch.no_grad():
             g = model.eval().final()[1]
             for n,v in like.items():
-                k,at = addrl.place(model, n),model.values[n].value == value_of(model, n, v)
+                k,at = place(model, n),model.values[n].value == value_of(model, n, v)
                 self.to[k] = F.normalize(g[at.to(g.device),k].mean(0)-g[:,k].mean(0), dim=0)
 
     @property
@@ -102,7 +103,7 @@ class Liking(Recommender):
         x,g = self.model.final()
         x = x[u].clone()
         for k,v in self.to.items(): x[:,k] = v
-        return addrl.softplus_sum(x, g, self.w.to(u.device))
+        return softplus_sum(x, g, self.w.to(u.device))
 
 # %% ../nbs/69_serve.ipynb #7907772a
 def _pairs(texts, option): # ['price=low'] -> dict
@@ -123,7 +124,7 @@ def steered(
     "The model as its user wants it."
     like,weigh = _pairs(like, '--like'), _pairs(weigh, '--weigh')
     if not (like or weigh): return model
-    if not isinstance(model, addrl.ADDRL): raise BadInput(f'{type(model).__name__} has no chunks that could be steered with --like or --weigh: ADDRL has.')
+    if not isinstance(model, ADDRL): raise BadInput(f'{type(model).__name__} has no chunks that could be steered with --like or --weigh: ADDRL has.')
     try: weights = {k: float(v) for k,v in weigh.items()}
     except ValueError: raise BadInput(f"--weigh takes numbers, not {', '.join(weigh.values())}.") from None
     return Liking(model, like, weights)
@@ -147,7 +148,7 @@ def _worded(model, k, i): # a chunk, an item -> 'brand Böhm'
 # %% ../nbs/69_serve.ipynb #8524a1bb
 def _because_clicks(model, data, ids, users, top): # -> [n][k] texts
     def say(u, i):
-        t = camrec.why(model, data, u, i)[:2]
+        t = why_of_clicks(model, data, u, i)[:2]
         return ', '.join(f'had {_name(data, ids, j)} {s:+.2f}' for j,s in zip(t.item, t['share']))
     return [[say(int(u), int(i)) if i >= 0 else '' for i in row] for u,row in zip(users, top)]
 
@@ -166,8 +167,8 @@ def reasons(
 ):              # [n][k] texts
     "Why these items."
     if top.numel() > MOST_REASONS: raise BadInput(f'{top.numel()} reasons are more than anybody reads: ask for at most {MOST_REASONS} with --user or -k.')
-    if isinstance(model, addrl.ADDRL): return _because_chunks(model.eval(), users, top)
-    if isinstance(model, camrec.CaMRec) and not model.theory: return _because_clicks(model.eval(), data, ids, users, top)
+    if isinstance(model, ADDRL): return _because_chunks(model.eval(), users, top)
+    if isinstance(model, CaMRec) and not model.theory: return _because_clicks(model.eval(), data, ids, users, top)
     raise BadInput(f'{type(model).__name__} cannot say why: ADDRL can, and CaMRec without theory=True.')
 
 # %% ../nbs/69_serve.ipynb #41ad5039
