@@ -21,7 +21,7 @@ from ..train import Recommender, linear, rows_of, xavier
 # %% ../../nbs/50_classic.ipynb #76c1ac34
 class Popularity(Recommender):
     "Rank by training clicks; nothing is trained."
-    space,published = {},{}   # there is nothing to choose
+    space,published = dict(epochs=(1,)),dict(epochs=1)   # there is nothing to choose
     def __init__(self,
         data,               # MMData
         g:torch.Generator,  # nothing is random here; every model takes one
@@ -274,7 +274,7 @@ def histories(
 class EASE(Recommender):
     "$\\hat Y=XB$ with the best B of zero diagonal in closed form (Steck 2019)."
     space     = dict(reg=(10., 20., 50., 100., 200., 500., 1000.))
-    published = dict(reg=500.)   # on MovieLens-20M
+    published = dict(epochs=1, reg=500.)   # on MovieLens-20M
     most      = 25_000           # items; that many squared are 2.5 GB
     def __init__(self,
         data,               # MMData
@@ -317,7 +317,7 @@ def centred_rows(
 class CEASE(EASE):
     "EASE with feature columns as further rows of X (Jeunen et al. 2020, the collective model)."
     space     = dict(reg=(10., 20., 50., 100., 200., 500., 1000.), alpha=(5., 20., 100., 500., 2000.))
-    published = dict(reg=500., alpha=100.)   # reg of EASE; alpha is ours: the paper chooses it for each data set
+    published = dict(epochs=1, reg=500., alpha=100.)   # reg of EASE; alpha is ours: the paper chooses it for each data set
     def __init__(self,
         data,               # MMData with features
         g:torch.Generator,  # nothing is random here
