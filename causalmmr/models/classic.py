@@ -273,7 +273,7 @@ def histories(
 # %% ../../nbs/50_classic.ipynb #70845930
 class EASE(Recommender):
     "$\\hat Y=XB$ with the best B of zero diagonal in closed form (Steck 2019)."
-    space     = dict(reg=(10., 20., 50., 100., 200., 500., 1000.))
+    space     = dict(epochs=(1,), reg=(10., 20., 50., 100., 200., 500., 1000.))
     published = dict(epochs=1, reg=500.)   # on MovieLens-20M
     most      = 25_000           # items; that many squared are 2.5 GB
     def __init__(self,
@@ -316,7 +316,7 @@ def centred_rows(
 # %% ../../nbs/50_classic.ipynb #81952fb3
 class CEASE(EASE):
     "EASE with feature columns as further rows of X (Jeunen et al. 2020, the collective model)."
-    space     = dict(reg=(10., 20., 50., 100., 200., 500., 1000.), alpha=(5., 20., 100., 500., 2000.))
+    space     = dict(epochs=(1,), reg=(10., 20., 50., 100., 200., 500., 1000.), alpha=(5., 20., 100., 500., 2000.))
     published = dict(epochs=1, reg=500., alpha=100.)   # reg of EASE; alpha is ours: the paper chooses it for each data set
     def __init__(self,
         data,               # MMData with features
