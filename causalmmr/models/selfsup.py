@@ -64,6 +64,8 @@ class BM3(Featured):
         self.A = sym_norm(data.edge_index, data.n_users+data.n_items)
         self.predictor = linear(g, d, d)
         self.maps = nn.ModuleList(linear(g, data.feats[m].shape[1], d) for m in self.mods)
+        for layer in (self.predictor, *self.maps):                        # as released
+            layer.bias.data.uniform_(-1, 1, generator=g).mul_(layer.in_features**-.5)
 
     def forward(self): # -> [U,d], [I,d]
         x = propagate(self.A, torch.cat([self.x_u, self.x_i]), self.L)
