@@ -38,7 +38,7 @@ WIDTH = sum(f.shape[1] for f in store.dataset('toy').feats.values())
 FOUND = dict(mask=(.5,)*WIDTH)                                             # a mask that is given needs no search
 SMALL = {'CaMRec': [dict(d=8, L=1), dict(d=8, L=1, released=True), dict(d=8, L=1, theory=True)],
          'NGCF': [dict(L=2)],                                              # a layer squares its input: three overflow at the factor that is asked
-         'MacridVAE': [dict(d=16, K=2)]}
+         'MacridVAE': [dict(d=16, K=2)], 'DiffMM': [dict(d=16, hidden=32)], 'MMSSL': [dict(d=16, H=2)]}
 CLOSED = ('Popularity', 'EASE', 'CEASE')                                   # nothing is trained
 ALL = [(name, hp) for name in cli.MODELS for hp in SMALL.get(name, [FOUND if 'InvRL' in name else {}])]
 

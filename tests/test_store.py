@@ -112,4 +112,5 @@ def written_by_eight(folder, version):
 
 def test_eight_processes_write_one_table(tmp_path):
     assert written_by_eight(tmp_path/'kept', 'kept') == 240
-    assert written_by_eight(tmp_path/'unlinked', 'unlinked') < 240        # a lock file that is unlinked lets a third process in
+    tries = (written_by_eight(tmp_path/f'unlinked{n}', 'unlinked') for n in range(4))
+    assert any(n < 240 for n in tries)                                    # a lock file that is unlinked lets a third process in, sooner or later

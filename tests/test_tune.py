@@ -6,7 +6,7 @@ from causalmmr.models.classic import MFBPR
 from causalmmr.store import dataset
 from causalmmr.tune import remembered, tune
 
-WORDS = ['tune', 'MFBPR', 'toy', '--trials', '4', '-p', 'd=8', '-p', 'epochs=40', '-p', 'eval_every=2', '-p', 'batch=256', '--json']
+WORDS = ['tune', 'MFBPR', 'toy', '--trials', '4', '-p', 'd=8', '-p', 'epochs=24', '-p', 'eval_every=2', '-p', 'batch=256', '--json']
 ASK = ('settings', 'value', 'epochs', 'best_epoch', 'ended')                 # of a trial: what does not depend on the machine's speed
 
 
