@@ -95,17 +95,14 @@ def _optuna():
     return optuna
 
 def study_at(
-    path,     # of the SQLite file, made if missing
-    seed=0,   # of the proposals
-    trial=0,  # the number of the trial to be proposed
-):            # -> an Optuna study
-    "A study that several processes share, about to propose its next trial."
+    path, # of the SQLite file, made if missing
+):        # -> an Optuna study
+    "A study that several processes share."
     optuna = _optuna()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sampler = optuna.samplers.TPESampler(seed=10_000*seed + trial, n_startup_trials=4, constant_liar=True)
     how = dict(study_name='study', direction='maximize', load_if_exists=True)
-    try: return optuna.create_study(storage=storage_at(path.resolve()), sampler=sampler, **how)
+    try: return optuna.create_study(storage=storage_at(path.resolve()), **how)
     except Exception as e: raise BadInput(f'{path} is not the file of a study: {type(e).__name__}.') from None
 
 # %% ../nbs/73_tune.ipynb #80ef4237
@@ -136,7 +133,7 @@ def combos(space, widened): # -> every proposal there is
 
 # %% ../nbs/73_tune.ipynb #bfde758b
 def tried(study): # -> [places] of what is done or being done
-    return [t.params for t in study.get_trials(deepcopy=False) if t.state.name != 'FAIL']
+    return [t.params for t in study.get_trials(deepcopy=False) if t.state.name in ('COMPLETE', 'RUNNING')]
 
 def orphan(study, path): # -> a trial whose process died, or None
     "A running trial whose lock is free."
@@ -149,16 +146,20 @@ def propose(
     space, widened,
     first,           # the published settings, for the first trial
     seed,
-):                   # -> a trial, or None when all was tried
-    "A trial that is not in the study yet."
-    before,dist = tried(study), distributions(space, widened)
+):                   # -> places that are not in the study yet, or None when all was tried
+    "What to try next: a function of what is finished, and of nothing else."
+    optuna,before = _optuna(), tried(study)
     left = [c for c in combos(space, widened) if c not in before]
     if not left: return None
-    if not before: study.enqueue_trial({k: space[k].index(v) for k,v in first.items()})
-    trial = study.ask(dist)
-    if trial.params not in before: return trial
-    study.tell(trial, state=_optuna().trial.TrialState.FAIL)
-    study.enqueue_trial(left[np.random.default_rng([seed, len(before)]).integers(len(left))])
+    if not before: return {k: v.index(first[k]) if k in first else len(v)//2 for k,v in space.items()}
+    draft = optuna.create_study(direction='maximize', sampler=optuna.samplers.TPESampler(seed=10_000*seed+len(before), n_startup_trials=4))
+    draft.add_trials([t for t in study.get_trials(deepcopy=False) if t.state.name == 'COMPLETE'])
+    places = draft.ask(distributions(space, widened)).params
+    return places if places not in before else left[np.random.default_rng([seed, len(before)]).integers(len(left))]
+
+def begin(study, dist, places, **attrs): # a decision -> its trial
+    "Two steps; where a process died after the first, the next one finds the decision waiting."
+    study.enqueue_trial(places, user_attrs=attrs)
     return study.ask(dist)
 
 # %% ../nbs/73_tune.ipynb #b433263a
@@ -273,7 +274,7 @@ class Search:
         self.path = self.out/'studies'/named(Model, data, fixed, seed)
         self.by = settings(Model, rule_for(Model) | fixed)[1]['by']
 
-    def study(self, trial=0): return study_at(self.path, self.seed, trial)
+    def study(self): return study_at(self.path)
     def done(self, study): return [t for t in study.get_trials(deepcopy=False) if t.state.name == 'COMPLETE']
     def spent(self, study): return sum(t.user_attrs.get('spent', 0) for t in study.get_trials(deepcopy=False))
     def over(self, study): return len(self.done(study)) >= self.most or self.spent(study) >= 60*self.minutes
@@ -293,14 +294,12 @@ class Search:
 
     def hp(self, places): return rule_for(self.Model) | self.fixed | meant(self.space, places)
 
-    def go_on(self, study): # -> a trial that takes up another, or None
+    def go_on(self, study): # -> the trial to take up again, or None
         "What was set aside and is among the best, when it is time for it."
         done = sorted(self.done(study), key=lambda t: -t.value)
         before = {t.user_attrs.get('continues') for t in study.get_trials(deepcopy=False)}
         best = [t for t in done[:3] if t.user_attrs['ended'] == 'set aside' and t.number not in before]
-        if not best: return None
-        study.enqueue_trial(best[0].params, user_attrs=dict(continues=best[0].number))
-        return study.ask(distributions(self.space, self.widened(study)))
+        return best[0] if best else None
 
     def go(self, study, trial): # one trial, from proposal to figure
         "Train what is proposed and write down what came of it."
@@ -316,10 +315,12 @@ class Search:
         study = self.study()
         trial = orphan(study, self.path)
         if trial or self.over(study): return study, trial
-        study = self.study(len(study.trials))
-        late = self.spent(study) >= 36*self.minutes
-        new = lambda: propose(study, self.space, self.widened(study), self.first, self.seed)
-        return study, late and self.go_on(study) or new() or self.go_on(study)
+        dist = distributions(self.space, self.widened(study))
+        if any(t.state.name == 'WAITING' for t in study.get_trials(deepcopy=False)): return study, study.ask(dist)
+        again,late = self.go_on(study), self.spent(study) >= 36*self.minutes
+        new = None if again and late else propose(study, self.space, self.widened(study), self.first, self.seed)
+        if new is not None: return study, begin(study, dist, new)
+        return study, again and begin(study, dist, again.params, continues=again.number)
 
 # %% ../nbs/73_tune.ipynb #e9a3c030
 def tune(

@@ -138,9 +138,10 @@ def test_what_pandoc_shows_as_text_is_found():
 
 def test_a_notebook_missing_in_the_sidebar_is_named(small):
     root, write = small
+    (root/'nbs/guides').mkdir(exist_ok=True)
     for name in docs_check.in_sidebar(docs_check.settings(root)['website']['sidebar']['contents']): write(name, 'text')
     assert not docs_check.found_sidebar(root)
-    (root/'nbs/guides').mkdir()
+    (root/'nbs/guides').mkdir(exist_ok=True)
     write('guides/first.ipynb', 'text')
     (root/'nbs/index.ipynb').unlink()
     found = docs_check.found_sidebar(root)

@@ -86,7 +86,7 @@ def test_pick_never_sees_test(row):
 
 WRITER = """import sys, time, contextlib, pandas as pd
 from pathlib import Path
-from causalmmr import compare, store
+from causalmmr import compare
 out, k, version = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if version == 'unlinked':
     import fcntl
@@ -97,7 +97,7 @@ if version == 'unlinked':
             fcntl.flock(f, fcntl.LOCK_EX)
             try: yield
             finally: lock.unlink(missing_ok=True)
-    store.locked = unlinked
+    compare.locked = unlinked                                             # the one that save_table calls
 (out/f'ready{k}').touch()
 while len(list(out.glob('ready*'))) < 8: time.sleep(.01)
 for n in range(30): compare.save_table(pd.DataFrame(dict(dataset=[f'{k}-{n}'], value=[n])), out, 'one')
