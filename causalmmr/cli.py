@@ -26,7 +26,7 @@ from .causal.scm import CLASSES, WORLDS, world
 from . import pages, reproduce as tables_
 from .compare import compare, for_people
 from .encode import encode_folder
-from .serve import Flat, allowed, audit_page, crossed, lists, steered, whom, write_lists
+from .serve import Flat, allowed, audit_page, crossed, lists, pairs_of, steered, whom, write_lists
 from .shop import Files, Reading, import_shop, own_ids
 
 # %% ../nbs/78_cli.ipynb #aece75e5
@@ -48,13 +48,10 @@ def read_settings(
     pairs:list, # texts key=value
 )->dict:
     "Settings from the command line."
-    hp = {}
-    for p in pairs:
-        k,eq,v = p.partition('=')
-        if not (eq and k.isidentifier()): raise BadInput(f"-p takes key=value, not '{p}'.")
-        if k in hp: raise BadInput(f'-p gives {k} twice.')
+    hp = pairs_of(pairs, '-p', 'key=value', lambda k, v: k.isidentifier())
+    for k,v in hp.items():
         try: hp[k] = ast.literal_eval(v)
-        except (ValueError, SyntaxError, MemoryError, RecursionError): hp[k] = v
+        except (ValueError, SyntaxError, MemoryError, RecursionError): pass    # it is a text
     return hp
 
 # %% ../nbs/78_cli.ipynb #9eee8dce
@@ -62,13 +59,8 @@ def read_features(
     pairs:list, # texts modality=file; none: None
 )->dict:        # modality -> file's name, or None where nothing is asked for
     "Features asked for on the command line."
-    asked = {}
-    for p in pairs or []:
-        m,eq,name = p.partition('=')
-        if not (eq and m.isidentifier()): raise BadInput(f"--features takes modality=file, such as v=image_feat, not '{p}'.")
-        if m in asked: raise BadInput(f'--features gives {m} twice.')
-        asked[m] = name
-    return asked or None
+    form = 'modality=file, such as v=image_feat'
+    return pairs_of(pairs, '--features', form, lambda m, name: m.isidentifier()) or None
 
 # %% ../nbs/78_cli.ipynb #56685c77
 def plain(x): # anything that a command answers -> what JSON knows
@@ -428,17 +420,8 @@ def data_fetch(name:Annotated[str, typer.Argument(metavar='ORIGINAL', help='A pu
 # %% ../nbs/78_cli.ipynb #9c53e998
 def words(text): return tuple(w.strip() for w in text.split(',')) if text else ()      # 'a,b' -> its words
 
-def said(pairs, option): # texts name=value -> dict
-    out = {}
-    for p in pairs or []:
-        k,eq,v = p.partition('=')
-        if not (k and eq and v): raise BadInput(f"{option} takes name=value, not '{p}'.")
-        if k in out: raise BadInput(f'{option} gives {k} twice.')
-        out[k] = v
-    return out
-
 def roles(pairs): # of --column -> role -> column
-    out = said(pairs, '--column')
+    out = pairs_of(pairs, '--column', 'name=value')
     known = ('user','item','time','rating','title','image')
     for r in out:
         if r not in known: raise BadInput(f"--column {r}: there is no such role; there are {', '.join(known)}.")
@@ -447,7 +430,7 @@ def roles(pairs): # of --column -> role -> column
 def encodings(texts): # of --encoding -> file -> encoding
     one = [t for t in texts or [] if '=' not in t]
     if len(one) > 1: raise BadInput(f"--encoding gives {' and '.join(one)} for every file.")
-    return {f: e for e in one for f in ('interactions','items','users')} | said([t for t in texts or [] if '=' in t], '--encoding')
+    return {f: e for e in one for f in ('interactions','items','users')} | pairs_of([t for t in texts or [] if '=' in t], '--encoding', 'name=value')
 
 # %% ../nbs/78_cli.ipynb #5ca4249d
 def of_card(card): # the data card -> parts of an answer
@@ -483,7 +466,7 @@ def data_import(folder:Into, interactions:Annotated[Path, _opt('Table of clicks 
     "A shop's own files as a data set, its ids kept."
     if seed < 0: raise BadInput(f'seed must be a whole number from 0, not {seed}.')
     how = Reading(roles(column), encodings(encoding), decimal, time_format, min_rating)
-    files = Files(interactions, items, users, images, words(attributes), words(sensitive), said(bins, '--bins'), core, split, seed, unmatched)
+    files = Files(interactions, items, users, images, words(attributes), words(sensitive), pairs_of(bins, '--bins', 'name=value'), core, split, seed, unmatched)
     card = import_shop(folder, files, how)
     found = encode_folder(folder, unreadable=unreadable) if with_features else {}
     answer(card | dict(features=found), json, *of_card(card), *(of_features(found) if found else []), f'written: {folder}')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['compress', 'sampled', 'bag', 'deal', 'Sparse', 'weigh', 'directed', 'sym_norm', 'row_mean', 'looped', 'powers',
-           'propagate', 'propagate_rows', 'knn', 'knn_graph', 'symmetrised', 'segment_softmax']
+           'propagate', 'propagate_rows', 'knn', 'knn_graph', 'symmetrised', 'edge_scores', 'segment_softmax']
 
 # %% ../nbs/02_graph.ipynb #ba3762f9
 import math, warnings, torch, torch.nn.functional as F
@@ -237,6 +237,27 @@ def symmetrised(
     "Half the sum of a matrix and its transpose, repeated entries merged."
     key,inv = torch.cat([row*n+col, col*n+row]).unique(return_inverse=True)
     return key//n, key%n, torch.zeros(len(key)).index_add_(0, inv, torch.cat([val,val])/2)
+
+# %% ../nbs/02_graph.ipynb #607750fa
+class _EdgeScores(torch.autograd.Function): # products of the two ends of every edge
+    @staticmethod
+    def forward(ctx, y, x, A):
+        ctx.A = A
+        ctx.save_for_backward(y, x)
+        return sampled(A, y, x)
+
+    @staticmethod
+    def backward(ctx, ds):
+        A,(y,x) = ctx.A,ctx.saved_tensors
+        return bag(A.start, A.col, ds, x),bag(A.t_start, A.t_col, ds[A.t_order], y),None
+
+def edge_scores(
+    A:Sparse, # edges, not symmetric (`directed` makes them so)
+    y:Tensor, # [R,d] what stands at the rows
+    x:Tensor, # [C,d] what stands at the columns
+)->Tensor:    # [E] in the order of A.row and A.col
+    "$\\langle y_r,x_c\\rangle$ at every edge, with gradients to both."
+    return _EdgeScores.apply(y, x, A)
 
 # %% ../nbs/02_graph.ipynb #3ff82f6a
 def segment_softmax(

@@ -290,6 +290,9 @@ def seeds_of(frames:dict)->int: # frames of one data set -> how many seeds
 PARAMETERS = dict(dataset='', scale='committed', seeds=3, data_dir='', out_dir='_runs', device='cpu', models='',
                   fresh=False, commit=False, choices=None, datasets={})
 
+UNSEARCHED = {False: 'not searched on these data yet (see `causalmmr campaign --left`)',
+              True: 'run with searched settings only, which real data have and the simulator has not'}
+
 class Asked:
     "What one table of a paper was asked for: its parameters and its data."
     def __init__(self,
@@ -319,6 +322,19 @@ class Asked:
         "How to measure this table again."
         return command(self.name, **dict(scale=self.scale, dataset=self.dataset, seeds=self.seeds, models=self.models) | other)
 
+    def by_budget(self, rows): # name -> Row -> the same, with what a search by an equal budget has chosen
+        "Settings that `tune` remembers for a row on these data stand in place of the page's own grid."
+        known,chosen = {} if self.scale == 'smoke' else remembered(), {}
+        for name,row in rows.items():
+            line = known.get((name, self.data.name))
+            if line and line['data'] == (row.data or self.data).fingerprint[:8]:
+                chosen[name] = replace(row, settings=rule_for(row.Model) | line['chosen'], tried=({},))
+                self.searches.append(line)
+            elif row.by_search and name not in self.wanted:
+                self.absent[name] = UNSEARCHED[self.scale == 'smoke']
+            else: chosen[name] = row
+        return chosen
+
 # %% ../nbs/74_tables.ipynb #8536360f
 class Table(Asked):
     "One table of a paper: its rows, and what was found."
@@ -329,19 +345,6 @@ class Table(Asked):
         todo = {n: r for n,r in named.items() if n not in self.absent}
         if not todo: raise BadInput('; '.join(dict.fromkeys(self.absent[n] for n in named)) + '.')
         return fitted(todo, self.data, self.seeds, by, self.fresh, out=self.out_dir, device=self.device)
-
-    def by_budget(self, rows): # name -> Row -> the same, with what a search by an equal budget has chosen
-        "Settings that `tune` remembers for a row on these data stand in place of the page's own grid."
-        known,chosen = {} if self.scale == 'smoke' else remembered(), {}
-        for name,row in rows.items():
-            line = known.get((name, self.data.name))
-            if line and line['data'] == (row.data or self.data).fingerprint[:8]:
-                chosen[name] = replace(row, settings=rule_for(row.Model) | line['chosen'], tried=({},))
-                self.searches.append(line)
-            elif row.by_search and name not in self.wanted:
-                self.absent[name] = 'not searched on these data yet (see `causalmmr campaign --left`)'
-            else: chosen[name] = row
-        return chosen
 
     def kept(self, name, f, *inputs, **settings): # as of `kept`
         "An artefact of this table's store."

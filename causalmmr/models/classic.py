@@ -5,17 +5,16 @@
 # %% auto #0
 __all__ = ['Popularity', 'MFBPR', 'LightGCN', 'degree_weights', 'co_occurrence', 'blocks_of_rows', 'laid_out', 'largest_first',
            'top_of_rows', 'taken_together', 'item_neighbours', 'UltraGCN', 'inverse_', 'mirrored_', 'item_weights_',
-           'histories', 'EASE', 'centred_rows', 'CEASE', 'NeuMF', 'side_by_side_views', 'NGCF', 'edge_dots',
-           'centred_distances', 'distance_correlation', 'hear', 'agreement', 'DGCF', 'gumbel', 'unit_bags',
-           'weighed_sums', 'mixture', 'divergence', 'MacridVAE', 'what_bounds']
+           'histories', 'EASE', 'centred_rows', 'CEASE', 'NeuMF', 'side_by_side_views', 'NGCF', 'hear', 'agreement',
+           'DGCF', 'gumbel', 'unit_bags', 'weighed_sums', 'mixture', 'divergence', 'MacridVAE', 'what_bounds']
 
 # %% ../../nbs/50_classic.ipynb #4588727d
 import numpy as np, scipy.sparse as sp, torch, torch.nn.functional as F
 from scipy.linalg import lapack
 from torch import nn, Tensor
 from ..data import BadInput
-from ..graph import Sparse, bag, propagate, propagate_rows, sampled, sym_norm, weigh
-from ..losses import bpr, dropout, l2, weighted_bce
+from ..graph import Sparse, bag, edge_scores, propagate, propagate_rows, sym_norm, weigh
+from ..losses import bpr, centred_distances, distance_correlation, dropout, l2, weighted_bce
 from ..train import Recommender, linear, rows_of, xavier
 
 # %% ../../nbs/50_classic.ipynb #76c1ac34
@@ -411,47 +410,6 @@ class NGCF(Recommender):
         views = [x.index_select(0, ids) for x in self.views()]        # the rows of the batch, before they are scaled
         return bpr(*side_by_side_views(views).chunk(3)) + self.reg*l2(*views[0].chunk(3))
 
-# %% ../../nbs/50_classic.ipynb #e1f5aa7e
-class _EdgeDots(torch.autograd.Function):
-    "Dot products at the edges; the backward is two sparse products."
-    @staticmethod
-    def forward(ctx, y, x, A):
-        ctx.A = A
-        ctx.save_for_backward(y, x)
-        return sampled(A, y, x)
-
-    @staticmethod
-    def backward(ctx, ds):
-        A,(y,x) = ctx.A,ctx.saved_tensors
-        return bag(A.start, A.col, ds, x),bag(A.t_start, A.t_col, ds[A.t_order], y),None
-
-# %% ../../nbs/50_classic.ipynb #91c2dccb
-def edge_dots(
-    A:Sparse, # not marked symmetric: its edges
-    y:Tensor, # [R,d] of the rows
-    x:Tensor, # [C,d] of the columns
-)->Tensor:    # [E] in the order of A.row and A.col
-    "$\\langle y_a,x_b\\rangle$ at every edge (a,b), with gradients."
-    return _EdgeDots.apply(y, x, A)
-
-# %% ../../nbs/50_classic.ipynb #311fb923
-def centred_distances(
-    x:Tensor, # [n,d]
-)->Tensor:    # [n,n] whose rows and columns sum to about 0
-    "Euclidean distances less the means of row and column."
-    s = x.pow(2).sum(1)
-    D = (s[:,None]+s-2*x@x.T).clamp(min=0).add(1e-8).sqrt()   # a gradient at distance 0, too
-    return D-D.mean(0)-D.mean(1, keepdim=True)+D.mean()
-
-# %% ../../nbs/50_classic.ipynb #64080143
-def distance_correlation(
-    a:Tensor, # [n,n] centred distances of one view of n points
-    b:Tensor, # [n,n] of another
-)->Tensor:    # [] between 0 (as if independent) and 1
-    "$\\mathrm{dCov}(a,b)/\\sqrt{\\mathrm{dCov}(a,a)\\,\\mathrm{dCov}(b,b)}$ (Székely et al. 2007)."
-    cov = lambda a,b: ((a*b).mean().clamp(min=0)+1e-8).sqrt()
-    return cov(a, b)/(cov(a, a)*cov(b, b)).sqrt()
-
 # %% ../../nbs/50_classic.ipynb #d402742b
 def hear(
     A:Sparse, # edges
@@ -468,7 +426,7 @@ def agreement(
     e:list,   # K times [n,d/K], of whom
 )->Tensor:    # [K,E]
     "$\\overline{x_a}^\\top\\tanh\\overline{e_b}$ of each intent at each edge (a,b)."
-    return torch.stack([edge_dots(A, F.normalize(x_k, dim=1), F.normalize(e_k, dim=1).tanh()) for x_k,e_k in zip(x, e)])
+    return torch.stack([edge_scores(A, F.normalize(x_k, dim=1), F.normalize(e_k, dim=1).tanh()) for x_k,e_k in zip(x, e)])
 
 # %% ../../nbs/50_classic.ipynb #dbfb15a0
 class DGCF(Recommender):

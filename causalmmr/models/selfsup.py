@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'apart', 'Featured', 'BM3', 'in_batch', 'fine_to_coarse', 'fine_and_coarse', 'SLMRec', 'moments_apart',
-           'noisy_sum', 'neighbourhood', 'MENTOR', 'first_of', 'products', 'CLCRec', 'centred', 'neighbours_alike',
-           'attention', 'attended', 'attended_pairs', 'DMRL', 'covariance_off', 'in_ball', 'warp', 'MAML']
+           'noisy_sum', 'neighbourhood', 'MENTOR', 'first_of', 'products', 'CLCRec', 'neighbours_alike', 'attention',
+           'attended', 'attended_pairs', 'DMRL', 'covariance_off', 'in_ball', 'warp', 'MAML']
 
 # %% ../../nbs/53_selfsup.ipynb #28d66e46
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..data import BadInput
 from ..graph import Sparse, knn, propagate, propagate_rows, sym_norm
-from ..losses import bpr, dropout, info_nce, l2
+from ..losses import bpr, centred_distances, distance_correlation, dropout, info_nce, l2
 from .multimodal import item_weights
 from ..train import Recommender, linear, xavier
 
@@ -348,24 +348,13 @@ class CLCRec(Featured):
         squares = (x.pow(2).sum(1) + f.pow(2).sum(1))[at].mean()
         return self.lam*ids + (1-self.lam)*clicks + self.reg*(l2(x_u) + squares)
 
-# %% ../../nbs/53_selfsup.ipynb #22f91472
-def centred(
-    x:Tensor, # [...,n,c] rows
-)->Tensor:    # [...,n,n]
-    "Pairwise distances with the means of rows and columns taken off."
-    r = x.pow(2).sum(-1, keepdim=True)
-    D = (r - 2*x@x.transpose(-1, -2) + r.transpose(-1, -2)).clamp(min=0).add(1e-8).sqrt()
-    return D - D.mean(-1, keepdim=True) - D.mean(-2, keepdim=True) + D.mean((-1,-2), keepdim=True)
-
 # %% ../../nbs/53_selfsup.ipynb #c536a22f
 def neighbours_alike(
     x:Tensor, # [n,V,F,c] V tables of rows in F factors
 )->Tensor:    # []
     "Distance correlation of neighbouring factors, summed over tables and pairs."
-    D = centred(x.permute(1, 2, 0, 3))                                          # [V,F,n,n]
-    cov = lambda a,b: ((a*b).mean((-1,-2)).clamp(min=0) + 1e-8).sqrt()
-    own = cov(D, D)
-    return (cov(D[:,:-1], D[:,1:])/((own[:,:-1]*own[:,1:]).sqrt() + 1e-10)).sum()
+    D = centred_distances(x.permute(1, 2, 0, 3))     # [V,F,n,n]
+    return distance_correlation(D[:,:-1], D[:,1:]).sum()
 
 # %% ../../nbs/53_selfsup.ipynb #9ed4a1d3
 @torch.no_grad()
