@@ -60,7 +60,7 @@ def done(step, out, settings=None, data_dir=None): # a Step, the folder, the fil
     "Whether nothing is left to do for a step."
     if step.kind == 'search':
         line = remembered(settings).get((step.name, step.dataset))
-        return line is not None and line['budget']['minutes'] >= step.minutes
+        return line is not None and line['budget'].get('minutes', 0) >= step.minutes
     takes = dict(seeds=step.seeds, models=step.rows or None, data_dir=data_dir)
     return all(j.done() for j in plan([step.name], 'cpu', out, [step.dataset], **takes))
 

@@ -183,8 +183,8 @@ def train(
 @app.command('tune')
 def tune_(
     model:Annotated[str, typer.Argument(metavar='MODEL')], dataset:Dataset,
-    minutes:Annotated[float, typer.Option(help='Core-minutes for the whole search.')]=20.,
-    trials:Annotated[int, typer.Option(help='Trials at most.')]=1000,
+    minutes:Annotated[float|None, typer.Option(help='Core-minutes for the whole search; 20 where trials are not counted.')]=None,
+    trials:Annotated[int|None, typer.Option(help='Trials at most.')]=None,
     p:Annotated[list[str]|None, typer.Option('-p', metavar='KEY=VALUE', help='A setting that is not searched.')]=None,
     seed:Annotated[int, typer.Option(help='Of the trials and of what is proposed.')]=0,
     name:Annotated[str, typer.Option(help='Of the row, where it is not the model\'s.')]='',

@@ -181,7 +181,7 @@ def budgets(
 )->pd.DataFrame:   # model, minutes, trials, chosen, figure, edge, stopped, command
     "What the rows of a table were searched with."
     text = lambda d: ', '.join(f'{k}={v}' for k,v in d.items())
-    return pd.DataFrame([dict(model=s['model'], minutes=float(s['budget']['minutes']), trials=s['trials'], chosen=text(s['chosen']),
+    return pd.DataFrame([dict(model=s['model'], minutes=float(s['budget'].get('minutes', np.nan)), trials=s['trials'], chosen=text(s['chosen']),
                               figure=s['figure'], edge=text(s['edge']), stopped=s['stopped'], command=s['command']) for s in searches])
 
 def budgets_in_words(
@@ -190,6 +190,7 @@ def budgets_in_words(
 )->list:                   # sentences
     "Which rows were searched by which budget, what was chosen at an end, and what was cut."
     said = [f"Searched by {m:g} core-minutes each: {', '.join(g.model)}." for m,g in searches.groupby('minutes', sort=True)]
+    said += [f'{s.model} was searched by {s.trials} trials, which is no budget that others had.' for s in searches.itertuples() if s.minutes != s.minutes]
     own = [m for m in models if m not in set(searches.model)]
     if own: said.append(f"With the small grid of this page only: {', '.join(own)}.")
     ends = [f'{s.model} ({s.edge})' for s in searches.itertuples() if s.edge]
@@ -330,7 +331,7 @@ class Asked:
             if line and line['data'] == (row.data or self.data).fingerprint[:8]:
                 chosen[name] = replace(row, settings=rule_for(row.Model) | line['chosen'], tried=({},))
                 self.searches.append(line)
-            elif row.by_search and name not in self.wanted:
+            elif row.by_search and not self.models:                  # whoever names a row gets it
                 self.absent[name] = UNSEARCHED[self.scale == 'smoke']
             else: chosen[name] = row
         return chosen

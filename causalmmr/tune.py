@@ -7,7 +7,7 @@ __all__ = ['RULE', 'FREE', 'OTHERS', 'rule_for', 'is_axis', 'value_at', 'can_go'
            'wider', 'named', 'trials_of', 'tune', 'settings_path', 'remembered', 'remember']
 
 # %% ../nbs/73_tune.ipynb #55464d26
-import json, os, time
+import json, math, os, time
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -326,8 +326,8 @@ class Search:
 def tune(
     Model,           # a class of recommenders
     data:MMData,
-    minutes=20.,     # core-minutes for the whole search, the same for every row of a table
-    trials=1000,     # at most
+    minutes=None,    # core-minutes for the whole search, the same for every row of a table; 20 where trials are not counted
+    trials=None,     # how many at most
     seed=0,          # of every trial and of the proposals
     out='_runs',     # the study lies in studies/, its runs in runs/
     progress=True,   # a bar on stderr
@@ -336,10 +336,12 @@ def tune(
     **kw,            # of `run`: device
 )->tuple:            # the line of `settings.json`, the trials
     "Search a model's space on a data set within a budget; resumes, and several processes may share it."
+    if minutes is None: minutes = math.inf if trials else 20.
+    most = math.inf if trials is None else trials
     if not minutes > 0: raise BadInput(f'minutes={minutes!r} must be a positive number of core-minutes.')
-    if not isinstance(trials, int) or trials < 1: raise BadInput(f'trials={trials!r} must be a whole number from 1.')
-    s = Search(Model, data, minutes, trials, seed, out, fixed, kw, name)
-    bar = tqdm(total=round(minutes, 2), disable=not progress, desc=f'{s.name} on {data.name}', unit='min')
+    if trials is not None and (not isinstance(trials, int) or trials < 1): raise BadInput(f'trials={trials!r} must be a whole number from 1.')
+    s = Search(Model, data, minutes, most, seed, out, fixed, kw, name)
+    bar = tqdm(total=round(minutes, 2) if minutes < math.inf else None, disable=not progress, desc=f'{s.name} on {data.name}', unit='min')
     with bar:
         while True:
             with ExitStack() as mine:
@@ -358,7 +360,7 @@ def summed_up(s, study): # a Search, its study -> the line of settings.json
     best,done = study.best_trial, s.done(study)
     widened = study.user_attrs.get('widened', {})
     edge = ends(s.space, best.params, widened)
-    budget = dict(minutes=s.minutes) | (dict(trials=s.most) if s.most < 1000 else {})
+    budget = {k: v for k,v in dict(minutes=s.minutes, trials=s.most).items() if v < math.inf}
     fixed = ''.join(f' -p {k}={v}' for k,v in s.fixed.items())
     told = ' '.join(f'--{k} {v:g}' for k,v in budget.items())
     named = f" --name '{s.name}'" if s.name != s.Model.__name__ else ''
