@@ -23,7 +23,8 @@ DOOR = {
     'fair.filters':           'FairTuning LEACE freeze',
     'causal.backdoor':        'Estimate adjusted_preference e_value hierarchical ips naive placebo propensity',
     'causal.frontdoor':       'both_doors frontdoor neural_frontdoor',
-    'disentangle':            'attributes erase probe separation',
+    'disentangle':            'erase',
+    'chunks':                 'attributes probe separation',
     'fair.attack':            'counterfactual leakage lists_per_user official per_group strict views',
     'invariant.environments': 'abroad judge',
     'tables':                 'Table'}

@@ -20,7 +20,8 @@ def pick(
     by='valid recall@20',   # a validation column
 )->pd.DataFrame:            # all seeds of the best settings, for each model on each data set
     "The rows to report: settings chosen on validation, and never on test."
-    if not by.startswith('valid '): raise BadInput(f"Choose on validation, report test: '{by}' is not a validation column.")
+    if not by.startswith('valid '):
+        raise BadInput(f"Choose on validation, report test: '{by}' is not a validation column.")
     if by not in rows: raise BadInput(f"There is no column '{by}' to choose by.")
     score = rows.groupby(['model','dataset','settings'])[by].mean()
     best = score.groupby(level=['model','dataset']).idxmax()
@@ -34,7 +35,8 @@ def users_of(
 )->dict:               # model -> [n] the metric of every test user, mean over seeds
     "Per-user values of the chosen runs."
     read_one = lambda f: pd.read_parquet(Path(f)/'users.parquet').set_index('user')[metric]
-    return {m: pd.concat([read_one(f) for f in g.folder], axis=1).mean(axis=1).to_numpy() for m,g in rows.groupby('model', sort=False)}
+    return {m: pd.concat([read_one(f) for f in g.folder], axis=1).mean(axis=1).to_numpy()
+            for m,g in rows.groupby('model', sort=False)}
 
 # %% ../nbs/71_compare.ipynb #db6a5f6f
 def runs_as_draws(
@@ -87,7 +89,7 @@ def compare(
     paper:dict=None,    # model -> the published figure of this metric
     metric='recall@20',
     baseline=None,      # a model's name; by default the first
-)->pd.DataFrame:        # a line per model: the columns of `compare_table` and of `runs_as_draws`, two_se, seeds, sd_seeds, stopped, paper, of_paper
+)->pd.DataFrame:        # a line per model: columns of `compare_table` and `runs_as_draws`, seeds, stopped, paper
     "Ours with its interval and tests, and the paper's figure beside it."
     if rows.dataset.nunique() > 1: raise BadInput('Compare models on one data set at a time.')
     values = users_of(rows, metric)
@@ -121,10 +123,11 @@ def for_people(
     tests:pd.DataFrame, # of `compare`, with the metric (and the test) beside
     base:str,           # what the differences are to
 )->pd.DataFrame:        # text
-    "Mean ± two standard errors, the spread over seeds, the difference, its tests given the runs and with the runs as draws."
+    "Mean ± two standard errors, spread over seeds, difference, its tests given the runs and with runs as draws."
     num = lambda x, form: '' if pd.isna(x) else form.format(x)
     p = lambda x: '<1e-99' if x < 1e-99 else num(x, '{:.1g}')
-    missing = dict(stopped='unknown', df_runs=np.nan, p_runs_holm=np.nan, detectable=np.nan)            # of a table from before
+    # of a table from before
+    missing = dict(stopped='unknown', df_runs=np.nan, p_runs_holm=np.nan, detectable=np.nan)
     tests = tests.assign(**{k: v for k,v in missing.items() if k not in tests})
     many = tests.dataset.nunique() > 1 if 'dataset' in tests else False
     t = tests[[c for c in ('dataset', 'metric', 'test', 'model') if c in tests and (c != 'dataset' or many)]].copy()
@@ -137,7 +140,8 @@ def for_people(
         t[said] = ['' if w else p(x) for w,x in zip(why, tests[c])]
     for said,c,form in (('df', 'df_runs', '{:.1f}'), ('detectable', 'detectable', '{:.4f}')):
         t[said] = [num(x, form) for x in tests[c].where(why == '')]
-    if any(why): t['not tested'] = why
+    if any(why):
+        t['not tested'] = why
     return t
 
 # %% ../nbs/71_compare.ipynb #2ff28344
@@ -160,7 +164,7 @@ def tidy(
     paper:str, table:str,           # whose table, and which
     published:dict=None,            # (model, 'recall@20') -> (value, source)
     selected_on='valid recall@20',
-)->pd.DataFrame:                    # paper, table, dataset, model, metric, k, seed, value, paper_value, source, selected_on
+)->pd.DataFrame:                    # paper, table, dataset, model, metric, k, seed, value, paper_value, source
     "Chosen rows in long form, published figures beside them."
     tests = [c for c in rows if c.startswith('test ') and '@' in c]
     t = rows.melt(['model','dataset','seed'], tests, 'metric', 'value')
@@ -208,5 +212,6 @@ def save_table(
         try:
             frame.to_parquet(tmp)
             os.replace(tmp, path)
-        finally: tmp.unlink(missing_ok=True)
+        finally:
+            tmp.unlink(missing_ok=True)
     return path

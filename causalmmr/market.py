@@ -27,7 +27,8 @@ def worded(w): # a world -> a table of products: sku, name, description, price, 
     words = [[WORDS[k][f] for f in fifth(t[:,k])] for k in range(4)]
     name = lambda b: BRANDS[b%len(BRANDS)] + (f' {b//len(BRANDS)+1}' if b >= len(BRANDS) else '')
     noun = [NOUNS[k] for k in kind]
-    return pd.DataFrame(dict(sku=[f'SKU-{k:04d}' for k in range(len(t))], name=[f'{a.title()} {n}' for a,n in zip(words[0], noun)],
+    return pd.DataFrame(dict(sku=[f'SKU-{k:04d}' for k in range(len(t))],
+                             name=[f'{a.title()} {n}' for a,n in zip(words[0], noun)],
                              description=[f'A {b} {n} of {c}, {d}.' for b,c,d,n in zip(*words[1:], noun)],
                              price=[f'{p:.2f}'.replace('.', ',') for p in w['price'].numpy()], brand=[name(b) for b in brand], category=noun))
 
@@ -43,8 +44,10 @@ def photograph(
     d,r,wide = ImageDraw.Draw(im), side//4, int(side*(.02+.2*content[3]))
     d.rectangle([0, side//2-wide, side, side//2+wide], fill=(245,245,245))
     box = [side//2-r, side//2-r, side//2+r, side//2+r]
-    if kind == 0: d.ellipse(box, fill=(20,20,20))
-    else: d.regular_polygon((side//2, side//2, r), kind+2, rotation=11*kind, fill=(20,20,20))
+    if kind == 0:
+        d.ellipse(box, fill=(20,20,20))
+    else:
+        d.regular_polygon((side//2, side//2, r), kind+2, rotation=11*kind, fill=(20,20,20))
     return im
 
 # %% ../nbs/15_market.ipynb #cf1dbfda
@@ -60,7 +63,8 @@ def _clicks(w, g, users, skus): # -> bytes of clicks.csv
 def _users(w, g, users): # -> bytes of users.csv
     towns = ('Köln','Zürich','Malmö','Graz')
     age = 18 + 9*w['age'].numpy() + torch.randint(9, (len(users),), generator=g).numpy()
-    rows = [f'{u},{u.title()} Müller,{"MF"[s] if n%40 else ""},{a},{towns[n%4]}' for n,(u,s,a) in enumerate(zip(users, w['gender'].numpy(), age))]
+    rows = [f'{u},{u.title()} Müller,{"MF"[s] if n%40 else ""},{a},{towns[n%4]}'
+            for n,(u,s,a) in enumerate(zip(users, w['gender'].numpy(), age))]
     return '\n'.join(['kunde,name,gender,age,town', *rows]).encode('latin-1')
 
 # %% ../nbs/15_market.ipynb #1db65357
@@ -72,7 +76,9 @@ def market(
 ):                 # the world the files tell of
     "An untidy shop: clicks.csv, items.csv.gz, users.csv, photos/."
     folder,g = Path(folder), torch.Generator().manual_seed(seed)
-    w = simulate(g, 'market', **dict(n_users=users, n_items=items, shown=min(120, items), clicks=12, attributes=2.) | strengths)
+    w = simulate(
+        g, 'market',
+        **dict(n_users=users, n_items=items, shown=min(120, items), clicks=12, attributes=2.) | strengths)
     goods,who = worded(w), [f'k{n:05d}' for n in range(users)]
     (folder/'photos').mkdir(parents=True)
     (folder/'clicks.csv').write_bytes(_clicks(w, g, who, goods.sku))
@@ -80,6 +86,7 @@ def market(
     (folder/'items.csv.gz').write_bytes(gzip.compress(goods.to_csv(sep='\t', index=False).encode(), mtime=0))
     v = w['content'][:,:4].numpy()
     rank = np.argsort(np.argsort(v, axis=0), axis=0)/max(len(v)-1, 1)
-    for k,sku in enumerate(goods.sku[2:], 2): photograph(rank[k], int(w['category'][k])).save(folder/'photos'/f'{sku}.jpg', quality=88)
+    for k,sku in enumerate(goods.sku[2:], 2):
+        photograph(rank[k], int(w['category'][k])).save(folder/'photos'/f'{sku}.jpg', quality=88)
     (folder/'photos'/f'{goods.sku[2]}.jpg').write_text('<html>404 Not Found</html>')
     return w

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASE', 'ATTACKED', 'SCORES', 'MEANS', 'ALL', 'Stages', 'leak_lines', 'leak_means', 'frames', 'attributes_of',
-           'leaks_of', 'beside', 'trade', 'bars']
+           'leaks_of', 'beside_base', 'trade', 'bars']
 
 # %% ../nbs/75_stages.ipynb #4e4f1cac
 from functools import cached_property
@@ -124,13 +124,14 @@ def leaks_of(
     return t[mine].set_index('model').reindex(columns=MEANS)
 
 # %% ../nbs/75_stages.ipynb #68bf808a
-def beside(f:Found)->pd.DataFrame: # by model
+def beside_base(f:Found)->pd.DataFrame: # by model
     "Accuracy, its share of the base's, and what attackers find of the first attribute."
     t = f.tests('recall@20').set_index('model')
     out = pd.DataFrame({'recall@20': t['mean'], 'of base': t['mean']/t['mean'][BASE], 'seeds': t.seeds})
     for view in ('explicit', 'implicit'):
         found = leaks_of(f, view).rename(columns=dict(auc='strict'))
-        for score in ('official', 'strict', 'inside'): out[f'{score}, {view}'] = found[score]
+        for score in ('official', 'strict', 'inside'):
+            out[f'{score}, {view}'] = found[score]
     out['chance'] = leaks_of(f).chance95
     return out.dropna(axis=1, how='all')
 
@@ -140,7 +141,7 @@ def trade(
     ax,
 ):
     "Accuracy and both scores of leakage in the explicit view."
-    recall = beside(f)['recall@20'].sort_values(kind='stable')
+    recall = beside_base(f)['recall@20'].sort_values(kind='stable')
     x,y = leaks_of(f).loc[recall.index], range(len(recall))
     ax.errorbar(x.auc, y, xerr=[x.auc-x.lo, x.hi-x.auc], fmt='o', color='C0', capsize=2, label='strict')
     ax.scatter(x.official, y, marker='D', color='C3', zorder=3, label='published')

@@ -5,7 +5,7 @@ import numpy as np, pandas as pd, pytest, torch, torch.nn.functional as F
 from sklearn.metrics import mutual_info_score
 from causalmmr.causal.scm import toy
 from causalmmr.data import BadInput, MMData, load
-from causalmmr.disentangle import attributes, chunk_matrix, missing, own_or_other, separation
+from causalmmr.chunks import attributes, chunk_matrix, missing, own_or_other, separation
 from causalmmr.models.addrl import ADDRL, Steered, as_released, chunks_of, labels_of, recommend, terms
 from causalmmr.models.selfsup import DMRL
 from causalmmr.store import load_run, run

@@ -4,7 +4,7 @@ import pandas as pd, pytest, torch
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from causalmmr.causal.backdoor import (adjusted_preference, bias_factor, e_value, hard, hierarchical, impressions, ips, logit_fit, naive, nearest,
-                                       onehot, overlap, propensity, risk_ratio, rosenbaum, shortcut_error, soft, unsupported)
+                                       onehot, overlap, propensity, risk_ratio, rosenbaum, shortcut_error, soft_strata, unsupported)
 from causalmmr.causal.scm import confounded, smoke, source, toy
 from causalmmr.data import BadInput
 
@@ -68,7 +68,7 @@ def test_prior_of_another_population():
 
 @pytest.mark.parametrize('call', [
     lambda w: hard(w.t, w.y, w.z[1:]), lambda w: hard(w.t, w.y, w.z-1), lambda w: hard(w.t, w.y*math.nan, w.z), lambda w: hard(w.t, w.y, w.t.long()),
-    lambda w: hard(w.t, w.y, w.z, C=2), lambda w: soft(w.t, w.y, torch.full((4000, 2), math.inf)), lambda w: hierarchical(w.t, w.y, w.t, w.z),
+    lambda w: hard(w.t, w.y, w.z, C=2), lambda w: soft_strata(w.t, w.y, torch.full((4000, 2), math.inf)), lambda w: hierarchical(w.t, w.y, w.t, w.z),
     lambda w: ips(w.t, w.y, torch.zeros(4000)), lambda w: ips(w.t, w.y, torch.full((4000,), 1.1)), lambda w: ips(w.t, w.y, torch.ones(4000), clip=-1),
     lambda w: nearest(w.t, w.y, w.t.long(), w.z[:,None].float()), lambda w: naive(w.t[:0], w.y[:0]), lambda w: e_value(0), lambda w: e_value(math.nan),
     lambda w: rosenbaum(5, 3), lambda w: rosenbaum(1, 3, .5)])

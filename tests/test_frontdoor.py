@@ -2,7 +2,7 @@
 import itertools, math
 import pandas as pd, pytest, torch
 from causalmmr.causal.backdoor import hard, impressions, naive
-from causalmmr.causal.frontdoor import (additive, by_group, concrete, fit_net, frontdoor, gate_law, graph_sampled, graph_sum, graphs, neural_frontdoor, over_bank)
+from causalmmr.causal.frontdoor import (additive, effect_by_group, concrete, fit_net, frontdoor, gate_law, graph_sampled, graph_sum, graphs, neural_frontdoor, over_bank)
 from causalmmr.causal.scm import mediated, smoke, source, toss
 from causalmmr.data import BadInput
 
@@ -122,5 +122,5 @@ def test_the_shop_that_pushes_fashion(seed):
     assert worst > .1*true and err(frontdoor(t, click, seen)) < worst/2
     if (est := hard(t, click, z)).support == 1: assert err(est) < worst/2
     assert err(frontdoor(t, click, toss(torch.full((len(t),), .1), source(seed, 'coin')))) > .8*true
-    rows = by_group(frontdoor, (torch.arange(500) % 2).repeat_interleave(600), t, click, seen)
+    rows = effect_by_group(frontdoor, (torch.arange(500) % 2).repeat_interleave(600), t, click, seen)
     assert rows.shape == (2, 2) and (rows[:,1] > rows[:,0]).all()

@@ -1,7 +1,7 @@
 "Codebooks beside vector-quantize-pytorch, and at their edges: sizes, duplicates, saving and loading, seeds, cost."
 import os, subprocess, sys
 import pytest, torch, torch.nn.functional as F
-from causalmmr.causal.vq import Codebook, ResidualCodebook, Strata, revive, soft, sqdist, straight_through, vq_loss
+from causalmmr.causal.vq import Codebook, ResidualCodebook, Strata, revive, soft_codes, sqdist, straight_through, vq_loss
 from causalmmr.data import BadInput
 
 def rng(seed): return torch.Generator().manual_seed(seed)
@@ -85,7 +85,7 @@ def test_extreme_values_stay_finite():
     for sign,tau in ((False, 0.), (False, 1.), (True, 1.)):
         q = Codebook(rng(0), 50, 16, tau=tau, released_sign=sign).eval()(x)
         assert q.isfinite().all() and q.abs().max() <= 1/50+1e-6             # a mean of codes lies among the codes
-        assert torch.allclose(soft(sqdist(x, x[:5]), 1., sign).sum(1), torch.ones(500), atol=1e-5)
+        assert torch.allclose(soft_codes(sqdist(x, x[:5]), 1., sign).sum(1), torch.ones(500), atol=1e-5)
 
 def test_evaluation_has_no_noise_and_training_sets_no_state():
     book = Codebook(rng(0), 9, 16); x = items(); before = {k: v.clone() for k,v in book.state_dict().items()}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['frontdoor', 'fit_net', 'neural_frontdoor', 'concrete', 'graphs', 'gate_law', 'graph_sum', 'additive', 'graph_sampled',
-           'both_doors', 'over_bank', 'by_group']
+           'both_doors', 'over_bank', 'effect_by_group']
 
 # %% ../../nbs/12_frontdoor.ipynb #7a324274
 import itertools, torch
@@ -52,7 +52,8 @@ def fit_net(
     for _ in range(steps):
         opt.zero_grad()
         (net(x)-y).pow(2).mean().backward()
-        opt.step(); plan.step()
+        opt.step()
+        plan.step()
     return net.requires_grad_(False)
 
 # %% ../../nbs/12_frontdoor.ipynb #3fbfd890
@@ -154,7 +155,8 @@ def both_doors(
     "$\\sum_mP(m\\mid g)\\sum_{g'}P(g')\\sum_cP(c)\\,f(m,g',c)$, every term of it."
     for what,p in dict(mediator=p_m, bank=p_g, strata=p_c).items():
         p = torch.as_tensor(p)
-        if (p < 0).any() or (p.sum(0)-1).abs().max() > 1e-4: raise BadInput(f'the prior of the {what} must be probabilities')
+        if (p < 0).any() or (p.sum(0)-1).abs().max() > 1e-4:
+            raise BadInput(f'the prior of the {what} must be probabilities')
     total = 0.
     for (x,a),(y,b),(z,c) in itertools.product(zip(m, p_m), zip(bank, p_g), zip(strata, p_c)):
         total = total + a*b*c*f(x, y, z)
@@ -170,7 +172,7 @@ def over_bank(
     return both_doors(lambda m,g,c: torch.sigmoid(m+g), [x_m], [1.], x_g, prior, [0], [1.])
 
 # %% ../../nbs/12_frontdoor.ipynb #bbf1a67a
-def by_group(
+def effect_by_group(
     f,                # columns -> Estimate
     group:Tensor,     # [n] class of each unit
     *columns:Tensor,  # [n] each

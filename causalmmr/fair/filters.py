@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'MODES', 'GAMES', 'INPUTS', 'GOALS', 'CHOICES', 'RELEASED_GAME', 'SEES', 'RIVALS', 'Vectors', 'freeze',
-           'Filters', 'standardised', 'entropies', 'watched', 'kernel_of', 'leak', 'vectors_of', 'seen_by', 'one_of',
-           'Fixed', 'Filtered', 'Game', 'Judged', 'FairTuning', 'LEACE', 'without']
+           'Filters', 'standardised', 'entropies', 'watched', 'kernel_of', 'leak', 'vectors_of', 'seen_by',
+           'known_choice', 'Fixed', 'Filtered', 'Game', 'Judged', 'FairTuning', 'LEACE', 'erased_rows']
 
 # %% ../../nbs/40_filters.ipynb #750d72bb
 import hashlib, math, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..data import BadInput
-from ..disentangle import (Heads, Split, attacker_users, class_counts, erasure, gradients, one_hot, sensitive, told,
-                                   windows)
+from ..disentangle import Heads, Split, attacker_users, class_counts, sensitive
+from ..disentangle import erasure, gradients, one_hot, told, windows
 from ..graph import row_mean
 from ..losses import bpr, l2
 from ..train import Recommender, look
@@ -29,7 +29,8 @@ class Vectors(str):
     ):
         parts = {m: Split(*s) for m,s in (parts or {}).items()}
         h = hashlib.sha256(repr((ranks, sorted(parts))).encode())
-        for x in (user, item, *(t for m in sorted(parts) for t in parts[m])): h.update(x.detach().cpu().contiguous().numpy().tobytes())
+        for x in (user, item, *(t for m in sorted(parts) for t in parts[m])):
+            h.update(x.detach().cpu().contiguous().numpy().tobytes())
         self = super().__new__(cls, f"{name.replace('-', '_')}-{user.shape[1]}-{h.hexdigest()[:16]}")
         self.user,self.item,self.parts,self.ranks = user.detach().cpu().float(),item.detach().cpu().float(),parts,ranks
         return self
@@ -60,12 +61,15 @@ class Filters(nn.Module):
         uniform = lambda b,*shape: nn.Parameter((torch.rand(shape, generator=g)*2-1)*b)
         self.W1,self.b1 = uniform(math.sqrt(6/(wide+d)), wide, K*d),uniform(wide**-.5, K*d)
         self.W2,self.b2 = uniform(math.sqrt(6/(2*d)), K*d, d),uniform(d**-.5, K, d)
-        if role!='none': self.e = nn.Parameter(torch.randn(2, d, generator=g))
+        if role!='none':
+            self.e = nn.Parameter(torch.randn(2, d, generator=g))
 
     def forward(self, x, who=1): # [n,d], 1 for users and 0 for items -> [n,d]
         W,b = self.W1[-self.d:],self.b1
-        if self.role=='concat': b = b + self.e[who]@self.W1[:self.d]
-        if self.role=='add': x = x + self.e[who]
+        if self.role=='concat':
+            b = b + self.e[who]@self.W1[:self.d]
+        if self.role=='add':
+            x = x + self.e[who]
         return torch.addmm(self.b2.mean(0), F.leaky_relu(torch.addmm(b, x, W), .2), self.W2/self.K)
 
 # %% ../../nbs/40_filters.ipynb #38612a02
@@ -123,7 +127,7 @@ def leak(
     labels:dict, # name -> [n] classes
     folds=5,     # each is asked by the others
 )->float:        # .5 at chance
-    "AUC of a kernel attacker inside a group of users: one class against the rest, mean over classes, folds and attributes."
+    "AUC of a kernel attacker inside a group of users: one class against the rest, mean over all."
     K,aims = kernel_of(x),[F.one_hot(s).double() for s in labels.values()]
     Y,found = torch.cat(aims, 1),[]
     for k in range(folds):
@@ -143,11 +147,18 @@ def vectors_of(
 ): # -> can it be trained?, [U,d], [I,d]
     "The frozen vectors; room for them where only their name is known (then a saved run fills it)."
     if isinstance(base, Vectors):
-        if not base.ranks: raise BadInput(f"{base} were trained on another split and have seen most of this test set: they serve to measure leakage, never to rank.")
-        if (len(base.user), len(base.item)) != (data.n_users, data.n_items): raise BadInput(f"{base} are for {len(base.user)} users and {len(base.item)} items, not for those of '{data.name}'.")
+        if not base.ranks:
+            raise BadInput(f"{base} were trained on another split and have seen most of this test "
+                           f"set: they serve to measure leakage, never to rank.")
+        if (len(base.user), len(base.item)) != (data.n_users, data.n_items):
+            raise BadInput(f"{base} are for {len(base.user)} users and {len(base.item)} "
+                           f"items, not for those of '{data.name}'.")
         return True, base.user, base.item
-    try: d = int(str(base).split('-')[-2])
-    except (IndexError, ValueError): raise BadInput(f'base={base!r} must be the Vectors of a trained recommender (causalmmr.fair.filters.freeze makes them).') from None
+    try:
+        d = int(str(base).split('-')[-2])
+    except (IndexError, ValueError):
+        raise BadInput(f'base={base!r} must be the Vectors of a trained recommender '
+                       f'(causalmmr.fair.filters.freeze makes them).') from None
     return False, torch.zeros(data.n_users, d), torch.zeros(data.n_items, d)
 
 # %% ../../nbs/40_filters.ipynb #dcb90d52
@@ -159,12 +170,14 @@ def seen_by(
 ):            # [U] bool, or None for everybody
     "Whose labels a defence may look at."
     if sees=='all': return None
-    if data.users is None or 'attacker_test' not in data.users: raise BadInput(f"Data set '{data.name}' does not say which users attackers are tested on (column attacker_test).")
+    if data.users is None or 'attacker_test' not in data.users:
+        raise BadInput(f"Data set '{data.name}' does not say which users attackers "
+                       f"are tested on (column attacker_test).")
     hidden = attacker_users(data)
     return ~(hidden | watched(data)) if sees=='fit' else ~hidden
 
 # %% ../../nbs/40_filters.ipynb #c059d489
-def one_of(
+def known_choice(
     **choices, # name -> (the choice, what there is)
 ):
     "Refuse a choice that does not exist."
@@ -210,22 +223,25 @@ class Game(Filtered):
     def hidden(self, ce): # [V,K] cross-entropies -> [V,K] how much of them the filters are paid for
         return ce if self.goal=='unbounded' else torch.minimum(ce, self.most)
 
-    def told(self, x, ids, n): # [V,b,d] views of users [b], [b] how often each counts -> [V,K] cross-entropies of the classifiers
+    def told(self, x, ids, n): # [V,b,d] views of users [b], [b] how often each counts -> [V,K] cross-entropies
         return told(self.heads, x, self.heads.aims(self.y.index_select(1, ids), n), noisy=self.training)
 
     def step(self, opt, u, i, j): # the filters move, then the classifiers
-        if not self.trains: raise BadInput('These base vectors are only a name here: give the Vectors themselves to train on them.')
+        if not self.trains:
+            raise BadInput('These base vectors are only a name here: give the Vectors themselves to train on them.')
         lr = opt.param_groups[0]['lr']
         l,seen = self.play(u, i, j)
         opt.zero_grad()
         l.backward()
         self.move(opt, lr*self.decay**(self.epoch/50))
-        if self.game!='none': self.teach(opt, *seen, lr)
+        if self.game!='none':
+            self.teach(opt, *seen, lr)
         return l.detach()
 
-    def teach(self, opt, x, ids, n, lr): # [V,b,d], [b], [b] -> d_steps of the classifiers on vectors that are held still
+    def teach(self, opt, x, ids, n, lr): # [V,b,d], [b], [b]: d_steps of the classifiers, vectors held still
         y = self.y.index_select(1, ids)
-        if self.heads.S!=len(x): n,y,x = torch.cat([n, n*self.lam[1]/max(self.lam[0], 1e-9)]),y.repeat(1, 2),x.reshape(1, -1, x.shape[-1])
+        if self.heads.S!=len(x):
+            n,y,x = torch.cat([n, n*self.lam[1]/max(self.lam[0], 1e-9)]),y.repeat(1, 2),x.reshape(1, -1, x.shape[-1])
         opt.zero_grad()
         aims = self.heads.aims(y, n)
         for on in windows(self.d_steps, (len(x), self.heads.W1.shape[1], x.shape[1]), self.heads.p, self.heads.g):
@@ -251,10 +267,12 @@ class Judged(Game):
 
     def worth(self, figure, data, by): # a validation figure, MMData, its name -> what this epoch is worth
         if self.choose=='accuracy': return figure
-        if self.of_base is None: self.of_base = look(Fixed(*self.base), data, by),self.leaks(data, *self.base)-.5
+        if self.of_base is None:
+            self.of_base = look(Fixed(*self.base), data, by),self.leaks(data, *self.base)-.5
         accuracy,told_ = self.of_base
         self.eval()
-        with torch.no_grad(): return figure/max(accuracy, 1e-9) - (self.leaks(data, *self.final())-.5)/max(told_, 1e-3)
+        with torch.no_grad():
+            return figure/max(accuracy, 1e-9) - (self.leaks(data, *self.final())-.5)/max(told_, 1e-3)
 
 # %% ../../nbs/40_filters.ipynb #084077c0
 class FairTuning(Judged):
@@ -279,17 +297,24 @@ class FairTuning(Judged):
         goal='bounded',     # pay for hiding up to the classes' entropy; released: unbounded
         choose='both',      # the epoch by accuracy and leak; released: accuracy
     ):
-        one_of(filters=(filters, MODES), role=(role, ROLES), game=(game, GAMES), sees=(sees, SEES))
-        one_of(inputs=(inputs, INPUTS), goal=(goal, GOALS), choose=(choose, CHOICES))
+        known_choice(filters=(filters, MODES), role=(role, ROLES), game=(game, GAMES), sees=(sees, SEES))
+        known_choice(inputs=(inputs, INPUTS), goal=(goal, GOALS), choose=(choose, CHOICES))
         labels = sensitive(data, attributes, seen_by(data, sees))
         super().__init__(data, g, base, 1 if single else len(labels), filters, role)
-        self.lam,self.d_steps,self.reg,self.decay,self.base2,self.game,self.epoch = (lam_u,lam_v),d_steps,reg,decay,base2,game,0
+        self.lam = (lam_u,lam_v)
+        self.d_steps = d_steps
+        self.reg = reg
+        self.decay = decay
+        self.base2 = base2
+        self.game = game
+        self.epoch = 0
         self.inputs,self.goal,self.choose,self.attributes = inputs,goal,choose,tuple(labels)
         self.register_buffer('y', torch.stack(list(labels.values())), persistent=False)
         self.R = row_mean(data.train, (data.n_users, data.n_items))
         self.views = 1 if game in ('explicit','none') or not self.items_too else 2
         self.heads = Heads(g, self.p.shape[1], class_counts(labels), sets=self.views if game=='separate' else 1)
-        self.register_buffer('most', entropies(self.y, data.train[0].bincount(minlength=data.n_users)), persistent=False)
+        self.register_buffer('most', entropies(self.y, data.train[0].bincount(minlength=data.n_users)),
+                             persistent=False)
 
     def start_epoch(self, epoch): self.epoch = epoch
     def rec(self, u, i, j): # vectors, each [B,d] -> []
@@ -300,7 +325,8 @@ class FairTuning(Judged):
         z_u,z_i = self.users(self.p.index_select(0, ids)),self.items()
         x = self.seen(torch.stack([z_u, (self.R@z_i).index_select(0, ids)] if self.views==2 else [z_u]), n)
         l = self.rec(z_u.index_select(0, place), z_i.index_select(0, i), z_i.index_select(0, j))
-        if self.game!='none': l = l - sum(w*h.sum() for w,h in zip(self.lam, self.hidden(self.told(x, ids, n))))
+        if self.game!='none':
+            l = l - sum(w*h.sum() for w,h in zip(self.lam, self.hidden(self.told(x, ids, n))))
         return l,(x.detach(), ids, n)
 
     def loss(self, u, i, j): return self.play(u, i, j)[0]
@@ -322,20 +348,20 @@ class LEACE(Recommender):
         items=False,        # the items as well, for the implicit view
         sees='fit',         # whose labels it may see, as in seen_by
     ):
-        one_of(sees=(sees, SEES))
+        known_choice(sees=(sees, SEES))
         super().__init__(g)
         labels = sensitive(data, attributes, seen_by(data, sees))
         trained,p,q = vectors_of(base, data)
         if trained:
             mean = row_mean(data.train, (data.n_users, data.n_items))@q
-            p,q = without(p, p, labels), without(q, mean, labels) if items else q
+            p,q = erased_rows(p, p, labels), erased_rows(q, mean, labels) if items else q
         self.p,self.q = (nn.Parameter(x, requires_grad=False) for x in (p, q))
 
     def forward(self): return self.p,self.q                                       # [U,d], [I,d]
     def loss(self, u, i, j): return self.p.new_zeros(())
     def step(self, opt, *batch): return self.loss(*batch)
 
-def without(
+def erased_rows(
     x:Tensor,    # [n,d] what is changed
     seen:Tensor, # [U,d] users' vectors to learn from
     labels:dict, # name -> [U] classes, -1 where unknown

@@ -31,7 +31,8 @@ class Gates(nn.Module):
     @property
     def mask(self): return (self.mu+.5).clamp(0, 1)                      # [D]
     def prior(self): return self.mu.pow(2).sum()                        # [] zero at one half
-    def l0(self): return .5*(1+torch.erf((self.mu+.5)/(self.sigma*math.sqrt(2)))).sum()   # [] expected number of open gates
+    def l0(self):
+        return .5*(1+torch.erf((self.mu+.5)/(self.sigma*math.sqrt(2)))).sum()   # [] expected number of open gates
 
 # %% ../../nbs/31_masks.ipynb #1c97c4a5
 def by_environment(

@@ -13,7 +13,8 @@ from itertools import combinations
 import pandas as pd, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..data import BadInput, MMData
-from ..disentangle import attributes as attributes_of, chunk_matrix, keep, own_or_other
+from ..chunks import attributes as attributes_of, chunk_matrix, own_or_other
+from ..disentangle import keep
 from ..train import Recommender, linear, rank, xavier
 
 # %% ../../nbs/62_addrl.ipynb #f6dc2c51
@@ -90,14 +91,16 @@ def softplus_sum(
 )->Tensor:     # [B,I]
     "$\\sum_k w_k\\,\\mathrm{softplus}(x_kg_k^\\top)$."
     if torch.is_grad_enabled() or w is not None:
-        return sum((1. if w is None else w[k])*F.softplus(x[:,k]@g[:,k].T) for k in range(g.shape[1]) if w is None or w[k]!=0) + x.new_zeros(len(x), len(g))
+        return sum((1. if w is None else w[k])*F.softplus(x[:,k]@g[:,k].T)
+                   for k in range(g.shape[1]) if w is None or w[k]!=0) + x.new_zeros(len(x), len(g))
     out,parts = x.new_zeros(len(x), len(g)),[p.contiguous() for p in g.unbind(1)]
     rows = max(1, block//len(g))
     for at in (slice(lo, lo+rows) for lo in range(0, len(x), rows)):
         factor = lambda k: torch.mm(x[at,k], parts[k].T).exp_().add_(1)
         for few in torch.arange(len(parts)).split(32):                      # a product of 32 factors is below 1e19
             product = factor(few[0])
-            for k in few[1:]: product.mul_(factor(k))
+            for k in few[1:]:
+                product.mul_(factor(k))
             out[at] += product.log_()
     return out
 
@@ -112,7 +115,7 @@ class ADDRL(Recommender):
         data,               # MMData with at least one modality
         g:torch.Generator,  # all randomness
         c=32,               # width of a chunk
-        attributes=(),      # item attributes with a chunk of their own; by default price, popularity, brand, category, where present
+        attributes=(),      # with a chunk of their own; by default price, popularity, brand, category, where present
         bins=5,             # of continuous attributes
         rest=1,             # chunks without an attribute
         n_neg=8,            # negatives, of which the hardest counts (released: 8; 4 for Baby)
@@ -128,28 +131,35 @@ class ADDRL(Recommender):
         super().__init__(g)
         if not data.feats: raise BadInput(f'{data.name} has no item features; AD-DRL needs at least one modality.')
         if not 0<=p<1 or not 0<told<=1: raise BadInput(f'p={p} must be in [0,1) and told={told} in (0,1].')
-        self.n_neg,self.tau,self.p,self.released,self.lams = n_neg,tau,p,released,dict(intra=lam_intra, inter=lam_inter, low=lam_low, reg=reg)
+        self.n_neg,self.tau,self.p,self.released = n_neg,tau,p,released
+        self.lams = dict(intra=lam_intra, inter=lam_inter, low=lam_low, reg=reg)
         self.values = attributes_of(data, attributes, bins)
-        self.chunks,self.mods = [*self.values, *(f'rest {k+1}' if rest>1 else 'rest' for k in range(rest))],sorted(data.feats)
+        self.chunks = [*self.values, *(f'rest {k+1}' if rest>1 else 'rest' for k in range(rest))]
+        self.mods = sorted(data.feats)
         S,K,self.c = len(self.mods)+1,len(self.chunks),c
         if K<2: raise BadInput(f'AD-DRL needs at least two chunks; {data.name} gives it {K}: raise rest.')
         self.x_u,self.x_i = xavier(g, data.n_users, K*c),xavier(g, data.n_items, K*c)
         self.project = nn.ModuleList(linear(g, data.feats[m].shape[1], K*c) for m in self.mods)
-        self.W_h,self.b_h = nn.Parameter(torch.stack([xavier(g, c, K).data for _ in range(S+1)])),nn.Parameter(torch.zeros(S+1, K))
+        self.W_h = nn.Parameter(torch.stack([xavier(g, c, K).data for _ in range(S+1)]))
+        self.b_h = nn.Parameter(torch.zeros(S+1, K))
         self.W1,self.W2 = linear(g, c, S),linear(g, S, S)
         self.tell = nn.ModuleList(linear(g, c, len(a.names)) for a in self.values.values())
-        for k,m in enumerate(self.mods): self.register_buffer(f'f{k}', F.normalize(data.feats[m], dim=1), persistent=False)
+        for k,m in enumerate(self.mods):
+            self.register_buffer(f'f{k}', F.normalize(data.feats[m], dim=1), persistent=False)
         seen = torch.rand(data.n_items, generator=g) < told
         self.register_buffer('seen', seen, persistent=False)
-        self.register_buffer('y', torch.stack([a.value.masked_fill(~seen, -1) for a in self.values.values()]) if self.values else seen[:0], persistent=False)
+        told_values = [a.value.masked_fill(~seen, -1) for a in self.values.values()]
+        self.register_buffer('y', torch.stack(told_values) if told_values else seen[:0], persistent=False)
 
     def split(self, x): return x.view(len(x), len(self.chunks), self.c)            # [n,d] -> [n,F,c]
     def views(self, i): # [n] items -> [n,S,F,c] the id and every modality
-        return torch.stack([self.split(x) for x in (self.x_i.index_select(0, i), *(W(getattr(self, f'f{k}')[i]) for k,W in enumerate(self.project)))], 1)
+        projected = (W(getattr(self, f'f{k}')[i]) for k,W in enumerate(self.project))
+        return torch.stack([self.split(x) for x in (self.x_i.index_select(0, i), *projected)], 1)
     def fused(self, v): return fuse(v, self.W1, self.W2, twice=self.released)
 
     def forward(self): # -> [U,F,c] users of length 1, [I,F,c] fused items
-        return F.normalize(self.split(self.x_u), dim=-1),self.fused(self.views(torch.arange(len(self.x_i), device=self.device)))
+        every = torch.arange(len(self.x_i), device=self.device)
+        return F.normalize(self.split(self.x_u), dim=-1),self.fused(self.views(every))
 
     def scores(self, u, w=None): # [B], [F] weights of the chunks -> [B,I]
         x,g = self.final()
@@ -161,18 +171,27 @@ class ADDRL(Recommender):
 
 # %% ../../nbs/62_addrl.ipynb #f6288037
 def _losses(self, u, i, j): # [B], [B], [B,N] -> name -> []
-    k,at,pos,neg = distinct_items(i, j); w = pos+neg
-    who,au,n = u.unique(return_inverse=True, return_counts=True); n = n/len(u)
-    x,v = self.split(self.x_u.index_select(0, who)),self.views(k); g = self.fused(v)
+    k,at,pos,neg = distinct_items(i, j)
+    w = pos+neg
+    who,au,n = u.unique(return_inverse=True, return_counts=True)
+    n = n/len(u)
+    x,v = self.split(self.x_u.index_select(0, who)),self.views(k)
+    g = self.fused(v)
     a,(B,N) = F.normalize(x, dim=-1)[au],j.shape
-    with torch.no_grad(): hard = F.softplus((a[:,None]*g[at[B:]].view(B, N, *a.shape[1:])).sum(-1)).sum(-1).argmax(1) if N>1 else at.new_zeros(B)
+    with torch.no_grad():
+        hard = (F.softplus((a[:,None]*g[at[B:]].view(B, N, *a.shape[1:])).sum(-1)).sum(-1).argmax(1)
+                if N>1 else at.new_zeros(B))
     y = lambda k: F.softplus((a*g.index_select(0, k)).sum(-1)).sum(-1)
     gap = F.softplus(y(at[B:].view(B, N).gather(1, hard[:,None])[:,0])-y(at[:B]))
-    noise = self.g if self.training else None; thin = lambda z: bend(z, self.p, noise)
+    noise = self.g if self.training else None
+    thin = lambda z: bend(z, self.p, noise)
     sq = lambda z: z.pow(2).flatten(1).sum(1)
     out = dict(rank=gap.sum() if self.released else gap.mean(), reg=.5*((sq(x)*n).sum() + (sq(v)*(pos+N*neg)).sum()))
-    if self.lams['intra']: out['intra'] = which_chunk(thin(x)[:,None], self.W_h[:1], self.b_h[:1], 2*n) + which_chunk(thin(v), self.W_h[1:], self.b_h[1:], w)
-    if self.lams['inter']: out['inter'] = same_chunk(v, w, self.tau)
+    if self.lams['intra']:
+        out['intra'] = (which_chunk(thin(x)[:,None], self.W_h[:1], self.b_h[:1], 2*n)
+                        + which_chunk(thin(v), self.W_h[1:], self.b_h[1:], w))
+    if self.lams['inter']:
+        out['inter'] = same_chunk(v, w, self.tau)
     if self.lams['low'] and len(self.tell):
         t = thin(g[:,:len(self.tell)])
         out['low'] = sum(which_value(C(t[:,m]), self.y[m,k], w) for m,C in enumerate(self.tell))
@@ -198,8 +217,10 @@ def chunks_of(
 )->dict:   # chunk -> [I,c] (or [U,c])
     "The chunks of all items, by name."
     x,g = model.eval().final()
-    if view not in (None, 'user', 'id', *model.mods): raise BadInput(f"There is no view '{view}'; there are id, {', '.join(model.mods)} and user.")
-    if view not in (None, 'user'): g = F.normalize(model.views(torch.arange(len(g), device=g.device))[:,['id', *model.mods].index(view)], dim=-1)
+    if view not in (None, 'user', 'id', *model.mods):
+        raise BadInput(f"There is no view '{view}'; there are id, {', '.join(model.mods)} and user.")
+    if view not in (None, 'user'):
+        g = F.normalize(model.views(torch.arange(len(g), device=g.device))[:,['id', *model.mods].index(view)], dim=-1)
     z = x if view=='user' else g
     return {n: z[:,k].cpu() for k,n in enumerate(model.chunks)}
 
@@ -241,9 +262,12 @@ def preferences(
     users=None, # [B] ids; by default all
 )->pd.DataFrame: # row = user; a column per chunk: mean term on the user's training items less mean term on all items
     "The lift of each attribute for each user."
-    x,g = model.eval().final(); u,i = data.train.to(g.device)
-    mine = torch.zeros(data.n_users, g.shape[1]).index_add_(0, u.cpu(), terms(model, u, i).cpu())/torch.bincount(u.cpu(), minlength=data.n_users).clamp(min=1)[:,None]
-    every = torch.cat([torch.stack([F.softplus(b[:,k]@g[:,k].T).mean(1) for k in range(g.shape[1])], 1) for b in x.split(1024)]).cpu()
+    x,g = model.eval().final()
+    u,i = data.train.to(g.device)
+    mine = torch.zeros(data.n_users, g.shape[1]).index_add_(
+        0, u.cpu(), terms(model, u, i).cpu())/torch.bincount(u.cpu(), minlength=data.n_users).clamp(min=1)[:,None]
+    every = torch.cat([torch.stack([F.softplus(b[:,k]@g[:,k].T).mean(1) for k in range(g.shape[1])], 1)
+                       for b in x.split(1024)]).cpu()
     t = pd.DataFrame((mine-every).numpy(), columns=model.chunks)
     return t if users is None else t.loc[torch.as_tensor(users).tolist()]
 
@@ -256,10 +280,12 @@ def value_preferences(
 )->pd.DataFrame:   # row = user; a column per value: mean term over the items of that value, less the mean over values
     "How much a user's taste goes to each value of an attribute."
     k,a = place(model, attribute),model.values[attribute]
-    x,g = model.eval().final(); y = F.softplus(x[users,k]@g[:,k].T).cpu()
+    x,g = model.eval().final()
+    y = F.softplus(x[users,k]@g[:,k].T).cpu()
     n = torch.bincount(a.value, minlength=len(a.names)).clamp(min=1)
     t = torch.zeros(len(y), len(n)).index_add_(1, a.value, y)/n
-    return pd.DataFrame((t-t.mean(1, keepdim=True)).numpy(), columns=list(a.names), index=torch.as_tensor(users).tolist())
+    return pd.DataFrame((t-t.mean(1, keepdim=True)).numpy(), columns=list(a.names),
+                        index=torch.as_tensor(users).tolist())
 
 # %% ../../nbs/62_addrl.ipynb #954fe9a2
 def place(
@@ -277,7 +303,8 @@ class Steered(Recommender):
         super().__init__(model.g)
         for n,x in weights.items():
             if n not in model.chunks: raise BadInput(f"There is no chunk '{n}'; there are {', '.join(model.chunks)}.")
-            if isinstance(x, bool) or not isinstance(x, (int, float)) or not abs(x) < 1e6: raise BadInput(f'The weight of {n} must be a number, not {x!r}.')
+            if isinstance(x, bool) or not isinstance(x, (int, float)) or not abs(x) < 1e6:
+                raise BadInput(f'The weight of {n} must be a number, not {x!r}.')
         w = [float(weights.get(n, 1)) for n in model.chunks]
         if not any(w): raise BadInput('At least one chunk needs a weight other than 0.')
         self.model,self.w = model,torch.tensor(w)
@@ -306,8 +333,10 @@ def exchange(
     "These items with another value of one attribute."
     k,a = place(model, attribute),model.values[attribute]
     n = a.names.index(str(value)) if str(value) in a.names else value
-    if not isinstance(n, int) or not 0<=n<len(a.names): raise BadInput(f"The attribute '{attribute}' has no value {value!r}.")
-    g = model.eval().final()[1]; other = g[(a.value==n).to(g.device)&model.seen,k]
+    if not isinstance(n, int) or not 0<=n<len(a.names):
+        raise BadInput(f"The attribute '{attribute}' has no value {value!r}.")
+    g = model.eval().final()[1]
+    other = g[(a.value==n).to(g.device)&model.seen,k]
     if not len(other): raise BadInput(f"No item with the {attribute} {value!r} was told of in training.")
     return torch.cat([g[items,:k], other.mean(0).expand(len(items), 1, -1), g[items,k+1:]], 1)
 
@@ -321,11 +350,14 @@ def what_if(
 )->Tensor:         # [n] by how much the score would change
     "Same item, other value."
     x,g = model.eval().final()
-    return F.softplus((x[users]*exchange(model, items, attribute, value)).sum(-1)).sum(-1)-F.softplus((x[users]*g[items]).sum(-1)).sum(-1)
+    return (F.softplus((x[users]*exchange(model, items, attribute, value)).sum(-1)).sum(-1)
+            -F.softplus((x[users]*g[items]).sum(-1)).sum(-1))
 
 # %% ../../nbs/62_addrl.ipynb #801efa3c
 def as_released(
     data, # MMData
 )->MMData:
     "Selection on test, as the released code does it: shown, never used for claims."
-    return replace(data, name=f'{data.name}, chosen on test', train=torch.cat([data.train, data.valid], 1), valid=data.test, notes=(*data.notes, 'the epoch is chosen on the test pairs: no claim rests on this'))
+    return replace(data, name=f'{data.name}, chosen on test', train=torch.cat([data.train, data.valid], 1),
+                   valid=data.test,
+                   notes=(*data.notes, 'the epoch is chosen on the test pairs: no claim rests on this'))

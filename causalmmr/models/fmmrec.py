@@ -27,7 +27,8 @@ def take_apart(
     **hp,              # settings of the disentangler; for the adversarial one epochs default to the released numbers
 )->dict:               # modality -> Split
     "Biased and filtered features of every modality."
-    if how not in DISENTANGLERS: raise BadInput(f"There is no disentangler '{how}'; there are {', '.join(DISENTANGLERS)}.")
+    if how not in DISENTANGLERS:
+        raise BadInput(f"There is no disentangler '{how}'; there are {', '.join(DISENTANGLERS)}.")
     if not data.feats: raise BadInput(f'{data.name} has no item features to take apart.')
     labels = sensitive(data, attributes, seen_by(data, sees))
     R,out = row_mean(data.train, (data.n_users, data.n_items)),{}
@@ -52,7 +53,8 @@ def weights(
 )->dict:       # modality -> weight
     "How much each modality's relations count."
     if not mix: return MIX if list(mods)==sorted(MIX) else {m: 1/len(mods) for m in mods}
-    if len(mix)!=len(mods): raise BadInput(f'mix={mix!r} must hold one weight for each of the modalities {", ".join(mods)}.')
+    if len(mix)!=len(mods):
+        raise BadInput(f'mix={mix!r} must hold one weight for each of the modalities {", ".join(mods)}.')
     return dict(zip(mods, mix))
 
 # %% ../../nbs/61_fmmrec.ipynb #d3a4f8ea
@@ -68,7 +70,9 @@ def neighbours(
     "$\\sum_m\\alpha_mA_mP$ with user graphs from one kind of parts."
     total = torch.zeros_like(P)
     for m,a in weights(sorted(parts), mix).items():
-        if a: total += a*(knn_graph(R@getattr(parts['t' if released_audio and m=='a' and 't' in parts else m], which), k)@P)
+        if a:
+            total += a*(knn_graph(
+                R@getattr(parts['t' if released_audio and m=='a' and 't' in parts else m], which), k)@P)
     return total
 
 # %% ../../nbs/61_fmmrec.ipynb #e4b072aa
@@ -92,15 +96,22 @@ class FMMRec(FairTuning):
         super().__init__(data, g, base, attributes, filters, role, False, game, lam_u, lam_v,
                          d_steps, reg, decay, base2, sees, inputs, goal, choose)
         if not (self.trains and lam_h): return
-        if not base.parts: raise BadInput(f'{base} come without biased and filtered features; take_apart makes them, or set lam_h=0.')
-        fair,unfair = (neighbours(base.user, base.parts, self.R, z, k, mix, released_audio) for z in ('filtered','biased'))
+        if not base.parts:
+            raise BadInput(f'{base} come without biased and filtered features; take_apart makes them, or set lam_h=0.')
+        fair,unfair = (neighbours(base.user, base.parts, self.R, z, k, mix, released_audio)
+                       for z in ('filtered','biased'))
         self.p = base.user + lam_h*(fair-unfair)
 
 # %% ../../nbs/61_fmmrec.ipynb #4153ef9e
 STAGES = dict(
-    smoke = dict(base=dict(d=16, reg=1e-3, epochs=6, batch=1024, lr=.03, eval_every=3, patience=2), split=dict(epochs=1, batch=1024, lr=.01),
-                 tune=dict(epochs=2, batch=1024, lr=.01, eval_every=2, patience=1), attack=dict(seeds=1, epochs=5, attackers=('logistic',))),
-    cpu   = dict(base=dict(reg=1e-3, epochs=240, batch=16384, lr=2e-3, eval_every=5, patience=4), split=dict(epochs=10, batch=16384, lr=5e-3),
+    smoke = dict(base=dict(d=16, reg=1e-3, epochs=6, batch=1024, lr=.03, eval_every=3, patience=2),
+                 split=dict(epochs=1, batch=1024, lr=.01),
+                 tune=dict(epochs=2, batch=1024, lr=.01, eval_every=2, patience=1), attack=dict(
+                     seeds=1, epochs=5, attackers=('logistic',))),
+    cpu   = dict(base=dict(reg=1e-3, epochs=240, batch=16384, lr=2e-3, eval_every=5, patience=4),
+                 split=dict(epochs=10, batch=16384, lr=5e-3),
                  tune=dict(epochs=20, batch=8192, lr=2e-3, eval_every=2, patience=4), attack=dict(seeds=3)),
-    paper = dict(base=dict(reg=1e-3, epochs=1000, patience=20), split=dict(), tune=dict(epochs=100, patience=100), attack=dict(seeds=5)))
-RELEASED = dict(split=dict(random_labels=True), model=dict(released_audio=True) | RELEASED_GAME)   # what the released code does differently from the default here
+    paper = dict(base=dict(reg=1e-3, epochs=1000, patience=20), split=dict(),
+                 tune=dict(epochs=100, patience=100), attack=dict(seeds=5)))
+# what the released code does differently from the default here
+RELEASED = dict(split=dict(random_labels=True), model=dict(released_audio=True) | RELEASED_GAME)

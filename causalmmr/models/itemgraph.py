@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data import BadInput
 from ..graph import Sparse, compress, knn, knn_graph, propagate, row_mean, sym_norm, weigh
 from ..losses import bpr, dropout, info_nce_both, l2
-from .multimodal import Frozen, distinct, item_weights, projected
+from .multimodal import Frozen, distinct_ids, item_weights, projected
 from ..train import Recommender, linear, xavier
 
 # %% ../../nbs/52_itemgraph.ipynb #0b8f1148
@@ -171,7 +171,7 @@ class MICRO(Recommender):
     def forward(self): return self.parts(torch.arange(len(self.x_i), device=self.device))[:2]   # [U,d], [I,d]
 
     def loss(self, u, i, j): # each [B]
-        rows,at = distinct(i, j)
+        rows,at = distinct_ids(i, j)
         x_u,x_i,views,h = self.parts(rows)
         x_u,y_i,y_j = x_u.index_select(0, u),*(x_i.index_select(0, k) for k in at)
         taken = at[0].unique()                                                       # each positive once
@@ -244,13 +244,14 @@ class FREEDOM(Recommender):
     def forward(self): # -> [U,d], [I,d]
         A = self.kept if self.training and self.kept is not None else self.A
         x,h = propagate(A, self.x0, self.L),self.x0[self.U:]
-        for _ in range(self.layers): h = self.S@h
+        for _ in range(self.layers):
+            h = self.S@h
         return x[:self.U],x[self.U:] + h
 
     def loss(self, u, i, j): # each [B]
         x_u,x_i = self()
         x_u = x_u.index_select(0, u)
-        items,(at_i,at_j) = distinct(i, j)
+        items,(at_i,at_j) = distinct_ids(i, j)
         looks = [projected(f, items, W) for f,W in zip(self.f, self.W)]
         looks = [(f.index_select(0, at_i),f.index_select(0, at_j)) for f in looks]
         ids = self.x0.index_select(0, torch.cat([u, i+self.U, j+self.U])).chunk(3)
@@ -326,13 +327,15 @@ class MGCN(Recommender):
 
     def views(self): # -> M [U+I,d]: what each modality says of users and items
         items = [self.x0[self.U:]*gate(map_(f)).sigmoid() for gate,map_,f in zip(self.gates, self.maps, self.f)]
-        for _ in range(self.layers): items = [S@p for S,p in zip(self.S, items)]
+        for _ in range(self.layers):
+            items = [S@p for S,p in zip(self.S, items)]
         users = (self.R@torch.cat(items, 1)).chunk(len(items), 1)
         return [torch.cat(x) for x in zip(users, items)]
 
     def sides(self, rows=None): # [n] nodes, or all -> [n,d], [n,d] the clicks' view, and what features add to it
         x,views = propagate(self.A, self.x0, self.L),self.views()
-        if rows is not None: x,*views = (z.index_select(0, rows) for z in (x, *views))
+        if rows is not None:
+            x,*views = (z.index_select(0, rows) for z in (x, *views))
         common = self.attention(views)
         special = sum(taste(x).sigmoid()*(v-common) for taste,v in zip(self.tastes, views))
         return x,(common + special)/(len(views)+1)
@@ -342,7 +345,7 @@ class MGCN(Recommender):
         return x[:self.U],x[self.U:]
 
     def loss(self, u, i, j): # each [B]
-        rows,at = distinct(u, i+self.U, j+self.U)
+        rows,at = distinct_ids(u, i+self.U, j+self.U)
         x,q = ([z.index_select(0, k) for k in at] for z in self.sides(rows))
         out = [a+b for a,b in zip(x, q)]
         cl = contrast_batch(q[0], x[0], self.tau) + contrast_batch(q[1], x[1], self.tau)
@@ -387,7 +390,8 @@ def over_clicks(
 )->Tensor:    # [k,d]
     "$\\sum_m\\overline{\\hat A^LY_m}$, rows of unit length before they are added (Guo et al. 2024)."
     x = torch.cat(y, 1)
-    for _ in range(L): x = A@x
+    for _ in range(L):
+        x = A@x
     return sum(F.normalize(z, dim=1) for z in x.index_select(0, rows).chunk(len(y), 1))
 
 # %% ../../nbs/52_itemgraph.ipynb #1771e8b6
@@ -398,7 +402,8 @@ def hyperedges(
 )->Tensor:    # [K,d]
     "$(H^\\top H)^{l-1}H^\\top X$ (Guo et al. 2024)."
     K = h.T@x
-    for _ in range(layers-1): K = h.T@(h@K)
+    for _ in range(layers-1):
+        K = h.T@(h@K)
     return K
 
 # %% ../../nbs/52_itemgraph.ipynb #1b4014d7
@@ -451,7 +456,7 @@ class LGMRec(Recommender):
         return x[:self.U],x[self.U:]
 
     def loss(self, u, i, j): # each [B]
-        rows,at = distinct(u, i+self.U, j+self.U)
+        rows,at = distinct_ids(u, i+self.U, j+self.U)
         x,kinds = self.parts(rows)
         x,ids = ([z.index_select(0, k) for k in at] for z in (x, self.x0.index_select(0, rows)))
         cl = sum(agree(a, b, u, i, self.tau) for n,a in enumerate(kinds) for b in kinds[n+1:])

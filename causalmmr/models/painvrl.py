@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FRONTS', 'ATTENTION', 'SETTINGS', 'ContentUltraGCN', 'as_mask', 'endless', 'Stage', 'stage', 'objectives',
-           'rows_of_gradients', 'like', 'mask_step', 'told', 'back_end', 'environments', 'Search', 'weights_of',
+           'rows_of_gradients', 'like', 'mask_step', 'log_row', 'back_end', 'environments', 'MaskSearch', 'weights_of',
            'find_mask', 'InvRL', 'pretrained', 'mask_of', 'constant', 'PaInvRL', 'family_metrics', 'tests_of']
 
 # %% ../../nbs/63_painvrl.ipynb #e418320d
@@ -17,9 +17,9 @@ from ..data import BadInput
 from ..losses import weighted_bce
 from ..metrics import METRICS, hits, n_relevant, pair_keys
 from ..train import Recommender, evaluate, fit, linear, load_tensors, rank, rng, save_tensors, xavier
-from ..invariant.environments import abroad, cluster, fit_tilts, sampled
+from ..invariant.environments import abroad, cluster, fit_tilts, sampled_scores
 from ..invariant.masks import Gates, by_environment, gradient_variance, slope
-from ..invariant.pareto import combine, scaled
+from ..invariant.pareto import combine, scaled_gradients
 from .classic import degree_weights
 from .multimodal import side_by_side
 
@@ -43,16 +43,20 @@ class ContentUltraGCN(Recommender):
         self.d,self.n_neg,self.wd = d,n_neg,(wd,wd_w,wdi)
         self.register_buffer('x', side_by_side(data), persistent=False)
         self.register_buffer('mask', as_mask(mask, self.x.shape[1]))
-        self.U,self.V,self.W,self.b = xavier(g, data.n_users, 2*d),xavier(g, data.n_items, d),xavier(g, d, self.x.shape[1]),nn.Parameter(torch.zeros(d))
-        for k,t in zip(('b_u','b_i'), degree_weights(data.train, data.n_users, data.n_items)): self.register_buffer(k, t, persistent=False)
+        self.U = xavier(g, data.n_users, 2*d)
+        self.V = xavier(g, data.n_items, d)
+        self.W = xavier(g, d, self.x.shape[1])
+        self.b = nn.Parameter(torch.zeros(d))
+        for k,t in zip(('b_u','b_i'), degree_weights(data.train, data.n_users, data.n_items)):
+            self.register_buffer(k, t, persistent=False)
 
     def content(self): return (self.x*self.mask)@self.W.T + self.b                    # [I,d]
     def forward(self): return self.U, torch.cat([self.V, self.content()], 1)          # [U,2d], [I,2d]
 
     def logits(self, u, j): # [B], [B,N] -> [B,N]; the catalogue is projected, or the users where they are fewer
-        if j.numel() > 2*len(self.x): return sampled(self.U.index_select(0, u), self()[1], j)
+        if j.numel() > 2*len(self.x): return sampled_scores(self.U.index_select(0, u), self()[1], j)
         a,c = self.U.index_select(0, u).split(self.d, 1)
-        return sampled(a, self.V, j) + sampled((c@self.W)*self.mask, self.x, j) + (c@self.b)[:,None]
+        return sampled_scores(a, self.V, j) + sampled_scores((c@self.W)*self.mask, self.x, j) + (c@self.b)[:,None]
 
     def content_norms(self): return self.W.pow(2).sum() + self.b.pow(2).sum()
 
@@ -66,7 +70,8 @@ class ContentUltraGCN(Recommender):
 def as_mask(mask, D): # () or D numbers in [0,1] -> [D]
     if not len(mask): return torch.ones(D)
     m = torch.as_tensor(mask, dtype=torch.float32)
-    if len(m)!=D or not ((m>=0)&(m<=1)).all(): raise BadInput(f'mask must be {D} numbers from 0 to 1, one per feature column, not {len(m)}.')
+    if len(m)!=D or not ((m>=0)&(m<=1)).all():
+        raise BadInput(f'mask must be {D} numbers from 0 to 1, one per feature column, not {len(m)}.')
     return m
 
 # %% ../../nbs/63_painvrl.ipynb #22d1262e
@@ -88,21 +93,22 @@ class Stage:
 
     def risks(self, W, z, s): # [E,d,D] copies of W, [E,D] gates, [E] scales of the score -> [E]
         y = self.content(W, z).split([len(c) for c in self.c])
-        l = [weighted_bce(t[:,0], t[:,1:], om[:,0], om[:,1:]) for t,om in zip(((free+y_)*k for free,y_,k in zip(self.free, y, s)), self.om)]
+        l = [weighted_bce(t[:,0], t[:,1:], om[:,0], om[:,1:])
+             for t,om in zip(((free+y_)*k for free,y_,k in zip(self.free, y, s)), self.om)]
         return torch.stack([t.mean() if self.mean else t.sum() for t in l])
 
-    def content(self, W, z): # -> [all B,1+N] content part of the score, by users or by a catalogue per environment, whichever is less
+    def content(self, W, z): # -> [all B,1+N] content part of the score, by users or by catalogues, whichever is less
         j,I = torch.cat([j for _,j in self.at]),len(self.x)
-        if j.numel() <= 2*I*len(self.at): return sampled(torch.cat([(c@w)*k for c,w,k in zip(self.c, W, z)]), self.x, j)
+        if j.numel() <= 2*I*len(self.at): return sampled_scores(torch.cat([(c@w)*k for c,w,k in zip(self.c, W, z)]), self.x, j)
         own = torch.cat([torch.full((len(u),1), e*I, device=j.device) for e,(u,_) in enumerate(self.at)])
-        return sampled(torch.cat(self.c), torch.cat([self.x@(w*k).T for w,k in zip(W, z)]), j+own)
+        return sampled_scores(torch.cat(self.c), torch.cat([self.x@(w*k).T for w,k in zip(W, z)]), j+own)
 
 # %% ../../nbs/63_painvrl.ipynb #907dcc4c
 def stage(base, at, mean): # frozen backbone, batches of every environment -> Stage
     "What of a batch does not change while the mask is trained."
     with torch.no_grad():
         rows = [base.U[u].split(base.d, 1) for u,_ in at]
-        free = [sampled(a, base.V, j) for (a,_),(_,j) in zip(rows, at)]
+        free = [sampled_scores(a, base.V, j) for (a,_),(_,j) in zip(rows, at)]
         om = [1+base.b_u[u][:,None]*base.b_i[j] for u,j in at]
     return Stage(base.x, at, [c for _,c in rows], free, om, mean)
 
@@ -119,10 +125,12 @@ def objectives(s:Stage, gates, W, penalty): # -> [2] empirical risk and invarian
 # %% ../../nbs/63_painvrl.ipynb #6563a75f
 def rows_of_gradients(losses, params): # [T], tensors -> [T,P] one flat gradient per loss; the graph is kept
     rows = [torch.autograd.grad(l, params, retain_graph=True, allow_unused=True) for l in losses]
-    return torch.stack([torch.cat([(torch.zeros_like(p) if t is None else t).flatten() for t,p in zip(row, params)]) for row in rows])
+    return torch.stack([
+        torch.cat([(torch.zeros_like(p) if t is None else t).flatten() for t,p in zip(row, params)])
+        for row in rows])
 
-def like(G, some, norm, first): # [T,P], [T,n] the part that decides, scaling, losses at the start -> [T,P] rows scaled as that part is
-    return G*(scaled(some, norm, first).norm(dim=1)/some.norm(dim=1).clamp(min=1e-30))[:,None]
+def like(G, some, norm, first): # [T,P], [T,n] what decides, scaling, losses at the start -> [T,P] scaled as that part is
+    return G*(scaled_gradients(some, norm, first).norm(dim=1)/some.norm(dim=1).clamp(min=1e-30))[:,None]
 
 # %% ../../nbs/63_painvrl.ipynb #b871dd13
 def mask_step(
@@ -136,19 +144,23 @@ def mask_step(
     "One direction for the gates and W from the two objectives."
     n,params = len(gates.mu),(gates.mu, W)
     if how=='sum' and w_by=='same':                                    # one backward pass is enough
-        w,d = torch.tensor([1., alpha], dtype=torch.float64, device=W.device),rows_of_gradients([losses[0]+alpha*losses[1]], params)[0]
+        w = torch.tensor([1., alpha], dtype=torch.float64, device=W.device)
+        d = rows_of_gradients([losses[0]+alpha*losses[1]], params)[0]
     else:
         G = rows_of_gradients(losses, params)
         some = lambda: G[:,:n] if theta=='mu' else G
-        if how!='sum': G = like(G, some(), norm, first)
-        w = combine(some(), 'fixed' if how=='sum' else how, (1., alpha) if how=='sum' else (weight, 1-weight), floor, gates.g)[1]
+        if how!='sum':
+            G = like(G, some(), norm, first)
+        w = combine(some(), 'fixed' if how=='sum' else how, (1., alpha) if how=='sum' else (weight, 1-weight),
+                    floor, gates.g)[1]
         d = (w.double()@G.double()).to(G.dtype)
     gates.mu.grad,W.grad = d[:n].clone(),(d if w_by=='same' else G[0])[n:].view_as(W).clone()
     return w
 
 # %% ../../nbs/63_painvrl.ipynb #7bc02781
-def told(epoch, losses, w, gates): # -> one row of the log
-    return dict(epoch=epoch, erm=losses[0].item(), irm=losses[1].item(), a=w[0].item(), lowest=gates.mask.min().item(), highest=gates.mask.max().item())
+def log_row(epoch, losses, w, gates): # -> one row of the log
+    return dict(epoch=epoch, erm=losses[0].item(), irm=losses[1].item(), a=w[0].item(),
+                lowest=gates.mask.min().item(), highest=gates.mask.max().item())
 
 # %% ../../nbs/63_painvrl.ipynb #7f4a2558
 def back_end(
@@ -172,14 +184,16 @@ def back_end(
         w = mask_step(losses, gates, W, first, **kw)
         gates.mu.grad += 2*lam*gates.mu.detach()
         if gates.mu.grad.norm()<1e-6: break
-        opt.step(); log.append(told(step//steps+1, losses, w, gates))
+        opt.step()
+        log.append(log_row(step//steps+1, losses, w, gates))
     return gates.mask.detach(), pd.DataFrame(log)
 
 # %% ../../nbs/63_painvrl.ipynb #ba3982b1
 FRONTS = ('released', 'corrected', 'tilt', 'random')
 
 def environments(
-    base, x, data, E, g, front, labels, mask, # backbone, columns to use, MMData, number, generator, one of FRONTS, labels so far, mask so far
+    # backbone, columns to use, MMData, number, generator, one of FRONTS, labels so far, mask so far
+    base, x, data, E, g, front, labels, mask,
     **kw,  # of cluster, or of fit_tilts
 ):         # -> labels [P], log (or None)
     "The environment of every training pair, by one of the front ends."
@@ -188,11 +202,12 @@ def environments(
     if front=='random': return torch.randint(E, data.train.shape[1:], generator=g), None
     if front not in FRONTS: raise BadInput(f"front={front!r} is none of {', '.join(FRONTS)}.")
     released = front=='released'
-    return cluster(x, data.train, data.n_users, E, beta, g, released=released, labels=None if released else labels, mask=mask if released else None, **kw)
+    return cluster(x, data.train, data.n_users, E, beta, g, released=released,
+                   labels=None if released else labels, mask=mask if released else None, **kw)
 
 # %% ../../nbs/63_painvrl.ipynb #fd553488
 @dataclass
-class Search:
+class MaskSearch:
     "Where the outer loop stands; a file of it is written after every iteration."
     mask:Tensor   # [D] of the last iteration
     labels:Tensor # [P] of the last iteration
@@ -206,33 +221,37 @@ class Search:
     @classmethod
     def load(cls, path, g, why):
         t,meta = load_tensors(path)
-        if meta.get('why')!=why: raise BadInput(f'{path} is the checkpoint of another search; remove it or name another.')
+        if meta.get('why')!=why:
+            raise BadInput(f'{path} is the checkpoint of another search; remove it or name another.')
         g.set_state(t['g'])
         return cls(t['mask'], t['labels'], meta['done'], tuple(meta['logs']))
 
-# %% ../../nbs/63_painvrl.ipynb #1f942ed3
+# %% ../../nbs/63_painvrl.ipynb #fe9904a4
 def weights_of(module): # -> 16 hex digits
     "The content of a network's weights, in one word."
     return hashlib.sha256(b''.join(p.detach().cpu().numpy().tobytes() for p in module.parameters())).hexdigest()[:16]
 
+# %% ../../nbs/63_painvrl.ipynb #1f942ed3
 def find_mask(
     base,              # pre-trained ContentUltraGCN
     data,              # MMData
     g:torch.Generator,
-    E=10, ite=5, front='tilt', growth=1.05, lam=.1, alpha=1., # environments, iterations, front end, what the last two grow by
+    E=10, ite=5, front='tilt', # environments, iterations, front end
+    growth=1.05, lam=.1, alpha=1., # what the last two grow by, each iteration
     front_kw=None,     # of the front end
     ckpt=None,         # path: an iteration that is finished is kept
     **kw,              # of back_end
 ):                     # -> mask [D], labels [P], log of the back ends (DataFrame)
     "InvRL's outer loop: environments, mask, environments, …"
     why = f'{data.fingerprint} {weights_of(base)} {(E, front, lam, alpha, growth, front_kw, sorted(kw.items()))}'
-    at = Search.load(ckpt, g, why) if ckpt and Path(ckpt).exists() else Search(torch.zeros(base.x.shape[1]), None)
+    at = MaskSearch.load(ckpt, g, why) if ckpt and Path(ckpt).exists() else MaskSearch(torch.zeros(base.x.shape[1]), None)
     for t in range(at.done, ite):
         x = base.x if front=='released' or t==0 else base.x*(1-at.mask)
         labels,_ = environments(base, x, data, E, g, front, at.labels, at.mask, **(front_kw or {}))
         mask,log = back_end(base, data.train, labels, g, lam=lam*growth**t, alpha=alpha*growth**t, **kw)
-        at = Search(mask, labels, t+1, at.logs + tuple(log.assign(iteration=t+1).to_dict('records')))
-        if ckpt: at.save(ckpt, g, why)
+        at = MaskSearch(mask, labels, t+1, at.logs + tuple(log.assign(iteration=t+1).to_dict('records')))
+        if ckpt:
+            at.save(ckpt, g, why)
     return at.mask, at.labels, pd.DataFrame(at.logs)
 
 # %% ../../nbs/63_painvrl.ipynb #4777d4f8
@@ -241,28 +260,35 @@ class InvRL(ContentUltraGCN):
     def __init__(self, data, g,
         d=64, n_neg=50, wd=1e-4, wd_w=.1, wdi=2., # of the final model
         mask=(), released=True, # found before, () searches for it; front end and losses as released
-        E=10, ite=5, front='', f_epochs=20, f_rounds=10, f_restarts=8, # environments, iterations, one of FRONTS; '' is what released says; of the front end
+        E=10, ite=5, front='', # environments, iterations, one of FRONTS; '' is what released says
+        f_epochs=20, f_rounds=10, f_restarts=8, # of the front end
         pre_epochs=500, pre_lr=1e-3, pre_patience=10, pre_every=5, pre_batch=512, # of pre-training
-        b_epochs=40, search_batch=512, how='sum', alpha=1., lam=.1, sigma=.01, penalty='variance', mean=None, lr_mask=1e-3, # of the back end, see mask_step
-        norm='loss+', floor=0., weight=.5, theta='mu', w_by='same',
+        b_epochs=40, search_batch=512, how='sum', alpha=1., lam=.1, sigma=.01, # of the back end, see mask_step
+        penalty='variance', mean=None, lr_mask=1e-3, norm='loss+', floor=0., weight=.5, theta='mu', w_by='same',
     ):
         super().__init__(data, g, d, n_neg, wd, wd_w, wdi, mask)
         self.data,self.searched,front = data,bool(len(mask)),front or ('released' if released else 'tilt')
-        own = {} if front=='random' else dict(restarts=f_restarts) if front=='tilt' else dict(epochs=f_epochs, rounds=f_rounds, batch=search_batch, n_neg=n_neg, d=d)
-        self.search = dict(E=E, ite=ite, front=front, how=how, alpha=alpha, lam=lam, sigma=sigma, penalty=penalty, mean=not released if mean is None else mean,
-                           lr=lr_mask, epochs=b_epochs, batch=search_batch, n_neg=n_neg, norm=norm, floor=floor, weight=weight, theta=theta, w_by=w_by, front_kw=own)
-        self.pre = dict(epochs=pre_epochs, lr=pre_lr, patience=pre_patience, eval_every=min(pre_every, pre_epochs), batch=pre_batch)
+        fronts = dict(epochs=f_epochs, rounds=f_rounds, batch=search_batch, n_neg=n_neg, d=d)
+        own = dict(random={}, tilt=dict(restarts=f_restarts)).get(front, fronts)
+        goal = dict(how=how, alpha=alpha, lam=lam, sigma=sigma, penalty=penalty, norm=norm, floor=floor, weight=weight)
+        loop = dict(lr=lr_mask, epochs=b_epochs, batch=search_batch, n_neg=n_neg, theta=theta, w_by=w_by)
+        mean = not released if mean is None else mean
+        self.search = dict(E=E, ite=ite, front=front, mean=mean, front_kw=own) | goal | loop
+        self.pre = dict(epochs=pre_epochs, lr=pre_lr, patience=pre_patience,
+                        eval_every=min(pre_every, pre_epochs), batch=pre_batch)
 
     def start_epoch(self, epoch):
-        if epoch==0 and not self.searched: self.mask.copy_(self.find()[0])
+        if epoch==0 and not self.searched:
+            self.mask.copy_(self.find()[0])
 
     def find(self, base=None, ckpt=None): # pre-trained backbone, path -> mask, labels, log
-        if base is None: base = pretrained(self.data, self.g, self.d, self.n_neg, ckpt=ckpt and f'{ckpt}.pre', **self.pre)
+        if base is None:
+            base = pretrained(self.data, self.g, self.d, self.n_neg, ckpt=ckpt and f'{ckpt}.pre', **self.pre)
         self.searched = True
         return find_mask(base.to(self.device), self.data, self.g, ckpt=ckpt, **self.search)
 
 # %% ../../nbs/63_painvrl.ipynb #407a14e6
-def pretrained(data, g, d=64, n_neg=50, lr=1e-3, ckpt=None, **loop): # -> ContentUltraGCN with every column, best on validation NDCG@10
+def pretrained(data, g, d=64, n_neg=50, lr=1e-3, ckpt=None, **loop): # -> ContentUltraGCN, best on validation NDCG@10
     "InvRL's first step: the backbone on all columns."
     base = ContentUltraGCN(data, g, d, n_neg)
     fit(base, data, lr=lr, by='ndcg_hits@10', ckpt=ckpt, progress=False, **loop)
@@ -279,7 +305,8 @@ def mask_of(
 )->tuple:       # (mask as a tuple of D numbers, labels [P], log)
     "The search alone."
     mask,labels,log = Model(data, rng(seed), **hp).find(base, ckpt)
-    if ckpt: Path(f'{ckpt}.pre').unlink(missing_ok=True)
+    if ckpt:
+        Path(f'{ckpt}.pre').unlink(missing_ok=True)
     return tuple(round(v, 6) for v in mask.tolist()), labels, log
 
 # %% ../../nbs/63_painvrl.ipynb #0fb4482d
@@ -296,41 +323,56 @@ class PaInvRL(InvRL):
     "Pareto-weighted mask and attention between invariant and variant parts (Huang et al. 2023; inferred)."
     def __init__(self, data, g,
         d=64, n_neg=50, wd=1e-4, wd_w=.1, wdi=2.,
-        mask=(), attention='item', d_att=32, at_home=True, # mask found before; one of ATTENTION; width of the attention; variant path open when ranking
-        released=False, E=10, ite=5, front='', f_epochs=20, f_rounds=10, f_restarts=8, # as in InvRL, like all that follow
+        mask=(), attention='item', d_att=32, # found before; one of ATTENTION; width of the attention
+        at_home=True, # variant path open when ranking
+        released=False, E=10, ite=5, front='', f_epochs=20, f_rounds=10, f_restarts=8, # as in InvRL, like what follows
         pre_epochs=500, pre_lr=1e-3, pre_patience=10, pre_every=5, pre_batch=512,
-        b_epochs=40, search_batch=512, how='pareto', alpha=1., lam=.1, sigma=.01, penalty='variance', mean=None, lr_mask=1e-3,
-        norm='loss+', floor=0., weight=.5, theta='mu', w_by='same',
+        b_epochs=40, search_batch=512, how='pareto', alpha=1., lam=.1, sigma=.01,
+        penalty='variance', mean=None, lr_mask=1e-3, norm='loss+', floor=0., weight=.5, theta='mu', w_by='same',
     ):
         if attention not in ATTENTION: raise BadInput(f"attention={attention!r} is none of {', '.join(ATTENTION)}.")
-        super().__init__(data, g, d, n_neg, wd, wd_w, wdi, mask, released, E, ite, front, f_epochs, f_rounds, f_restarts, pre_epochs, pre_lr, pre_patience,
-                         pre_every, pre_batch, b_epochs, search_batch, how, alpha, lam, sigma, penalty, mean, lr_mask, norm, floor, weight, theta, w_by)
+        super().__init__(data, g, d, n_neg, wd, wd_w, wdi, mask, released, E, ite, front, f_epochs, f_rounds,
+                         f_restarts, pre_epochs, pre_lr, pre_patience, pre_every, pre_batch, b_epochs, search_batch,
+                         how, alpha, lam, sigma, penalty, mean, lr_mask, norm, floor, weight, theta, w_by)
         self.attention,self.at_home = attention,at_home
         self.variant,self.att,self.q = linear(g, self.x.shape[1], d),linear(g, d, d_att),xavier(g, d_att, 1)
         self.share = nn.Parameter(torch.zeros(2))
 
     def parts(self): # -> p [I,d], r [I,d], omega [I,1]
         p,r = super().content(),self.variant(self.x*(1-self.mask))
-        if self.attention=='none' or not (self.at_home or self.training): return p, r, torch.ones(len(p), 1, device=p.device)
+        if self.attention=='none' or not (self.at_home or self.training):
+            return p, r, torch.ones(len(p), 1, device=p.device)
         if self.attention=='half': return p, r, torch.full((len(p), 1), .5, device=p.device)
         if self.attention=='global': return p, r, self.share.softmax(0)[:1].expand(len(p), 1)
         s = torch.stack([torch.tanh(self.att(t))@self.q for t in (p, r)], 1)
         return p, r, s.softmax(1)[:,0]
 
-    def content(self): p,r,om = self.parts(); return om*p + (1-om)*r                                # [I,d]
-    def logits(self, u, j): return sampled(self.U.index_select(0, u), torch.cat([self.V, self.content()], 1), j)
-    def content_norms(self): return super().content_norms() + (0 if self.attention=='none' else sum(p.pow(2).sum() for p in self.variant.parameters()))
+    def content(self):
+        p,r,om = self.parts()
+        return om*p + (1-om)*r # [I,d]
+    def logits(self, u, j): return sampled_scores(self.U.index_select(0, u), torch.cat([self.V, self.content()], 1), j)
+    def content_norms(self):
+        return (super().content_norms()
+                + (0 if self.attention=='none' else sum(p.pow(2).sum() for p in self.variant.parameters())))
 
 # %% ../../nbs/63_painvrl.ipynb #a2fbb2df
 class _Covered(Recommender):
     "A model whose known items score 1e-5."
-    def __init__(self, model, data): super().__init__(rng(0)); self.model,self.known = model,data.train
+    def __init__(self, model, data):
+        super().__init__(rng(0))
+        self.model,self.known = model,data.train
     def scores(self, u):
-        s = self.model.scores(u).clone(); at = torch.full((int(max(u.max(), self.known[0].max()))+1,), -1, device=u.device); at[u] = torch.arange(len(u), device=u.device)
-        k,i = self.known.to(u.device); ok = k<len(at); row = at[k[ok]]
+        s = self.model.scores(u).clone()
+        at = torch.full((int(max(u.max(), self.known[0].max()))+1,), -1, device=u.device)
+        at[u] = torch.arange(len(u), device=u.device)
+        k,i = self.known.to(u.device)
+        ok = k<len(at)
+        row = at[k[ok]]
         s[row[row>=0], i[ok][row>=0]] = 1e-5
         return s
-    def train(self, mode=True): self.model.train(mode); return super().train(mode)
+    def train(self, mode=True):
+        self.model.train(mode)
+        return super().train(mode)
 
 # %% ../../nbs/63_painvrl.ipynb #f44faf44
 def family_metrics(
@@ -340,7 +382,8 @@ def family_metrics(
     "The figures of InvRL's tables, both denominators."
     names = ('precision','recall','ndcg_hits','ndcg')
     if not released_mask: return evaluate(model, data, split, ks, metrics=names).mean()
-    pairs = getattr(data, split); keys,users = pair_keys(pairs, data.n_items),pairs[0].unique()
+    pairs = getattr(data, split)
+    keys,users = pair_keys(pairs, data.n_items),pairs[0].unique()
     top,_ = rank(_Covered(model, data).train(model.training), users, max(ks))
     hit,n = hits(top, keys, users, data.n_items),n_relevant(keys, users, data.n_items)
     return {f'{m}@{k}': METRICS[m](hit, n, k).mean().item() for m in names for k in ks}
@@ -375,5 +418,6 @@ def tests_of(
     x = side_by_side(data)
     tilts = fit_tilts(x, data.train, data.n_users, E, rng(0), restarts=restarts)
     tests = abroad(data, tilts.labels(x, data.test), tilts.labels(x, data.train))
-    if world: tests['away, by do(env)'] = replace(data, test=world.ood_test)
+    if world:
+        tests['away, by do(env)'] = replace(data, test=world.ood_test)
     return tilts, tests
