@@ -21,11 +21,12 @@ from .store import code_version, defaults, identity, locked, run, settings
 RULE = dict(epochs=5000, eval_every=5, patience=10)   # of `fit`, for every row of every table
 
 def rule_for(
-    Model, # a class of recommenders
+    Model,     # a class of recommenders
+    rule=RULE, # of all rows
 )->dict:
     "The rule, and what the class itself says of it: one epoch for what has nothing to train."
     own = {k: v for k,v in Model.published.items() if k in RULE}
-    full = RULE | own
+    full = rule | own
     return full | dict(eval_every=min(full['eval_every'], full['epochs']))
 
 # %% ../nbs/73_tune.ipynb #797e0349
