@@ -285,6 +285,7 @@ def heat(
     sns.heatmap(table, ax=ax, **dict(cbar=False, cmap='Blues') | kw)
     ax.set_title(title)
 
+# %% ../nbs/74_tables.ipynb #53090241
 def spread(
     lines:pd.DataFrame, # with model and value, a line for each seed
 )->pd.DataFrame:        # [models, (mean, std, count)]
@@ -298,6 +299,7 @@ def band(
     r = points.loc['default']
     return r['mean'],2*np.nan_to_num(r['std'])
 
+# %% ../nbs/74_tables.ipynb #30bb54eb
 def banded(
     ax, x, y,              # numbers or names; figures
     points:pd.DataFrame,   # of `spread`
@@ -309,6 +311,7 @@ def banded(
     ax.plot(x, y, 'o-')
     ax.set(title=title, xlabel=title, ylabel=ylabel)
 
+# %% ../nbs/74_tables.ipynb #882058d4
 def beyond(
     points:pd.DataFrame, # of `spread`
     what='recall@20',
@@ -389,6 +392,7 @@ class Found:
         fig.tight_layout()
         return fig
 
+# %% ../nbs/74_tables.ipynb #98aabdbb
 def in_files(
     folder,   # of parquet files
     name:str, # of a table
@@ -534,6 +538,13 @@ class Measured(Asked):
         publish(self.out_dir, self.commit, self.tag, self.models, **files)
         self.measured = frames
 
+    def save(self, fig, rest=''): # a figure; what tells it from the page's others
+        "Keep a figure of what was measured now beside its table."
+        if not self.live: return
+        folder = Path(self.out_dir)/'figures'
+        folder.mkdir(parents=True, exist_ok=True)
+        fig.savefig(folder/f"{'-'.join(filter(None, (self.name, self.data.name, self.tag, rest)))}.png", dpi=120)
+
 # %% ../nbs/74_tables.ipynb #7fff69a6
 class Table(Measured):
     "One table of a paper: its rows, and what was found."
@@ -600,13 +611,6 @@ class Table(Measured):
             for ax,m in zip(fig.axes, metrics or MEANT):
                 if line: ax.axvline(f.means(m)[line], lw=.8, color='grey')
             self.save(fig)
-
-    def save(self, fig, rest=''): # a figure; what tells it from the page's others
-        "Keep a figure of what was measured now beside its table."
-        if not self.live: return
-        folder = Path(self.out_dir)/'figures'
-        folder.mkdir(parents=True, exist_ok=True)
-        fig.savefig(folder/f"{'-'.join(filter(None, (self.name, self.data.name, self.tag, rest)))}.png", dpi=120)
 
 # %% ../nbs/74_tables.ipynb #afd4d5b5
 def train(
