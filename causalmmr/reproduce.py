@@ -8,7 +8,7 @@ __all__ = ['plan', 'execute', 'snakefile', 'shown_in_short', 'summary', 'absent'
            'reproduce']
 
 # %% ../nbs/76_reproduce.ipynb #3f8b5707
-import base64, hashlib, html, importlib.util, io, json, os, shutil, subprocess, sys, time
+import base64, hashlib, html, importlib.util, io, json, logging, os, shutil, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -95,6 +95,7 @@ def execute(
     job.executed.parent.mkdir(parents=True, exist_ok=True); job.stamp.unlink(missing_ok=True)
     began,key = time.time(),job.key
     if threads: os.environ.update(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY='PASSIVE')
+    logging.getLogger('papermill').setLevel(logging.ERROR)   # it warns of every parameter that stands in COMMON alone
     try:
         papermill.execute_notebook(job.notebook, job.executed, job.params, kernel_name='python3', language='python', progress_bar=False,
                                    extra_arguments=['--IPKernelApp.log_level=50'])   # its warnings about its own transport are not about us
