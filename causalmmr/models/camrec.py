@@ -15,6 +15,7 @@ import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..data import BadInput, MMData, replace
 from ..graph import Sparse, bag, directed, knn_graph, propagate, sym_norm, weigh
+from ..kernels import arrays, edge_relu, edge_relu_back, looped_over
 from ..train import Recommender, linear
 from ..causal.diffusion import DualChannel
 from ..causal.frontdoor import both_doors, concrete
@@ -68,12 +69,19 @@ class _EdgeLogits(torch.autograd.Function):
     def forward(ctx, pq, w, A, block):
         ctx.A,ctx.block = A,block
         ctx.save_for_backward(pq, w)
+        if looped_over(pq):
+            s = pq.new_empty(len(A.col))
+            edge_relu(*arrays(pq, w, A.start, A.col, s))
+            return s
         return torch.cat([hidden(pq, e).relu_()@w for e in ends(A)[0].split(block)])
 
     @staticmethod
     def backward(ctx, ds):
         A,(pq,w) = ctx.A,ctx.saved_tensors
         dpq,dw = torch.zeros_like(pq),torch.zeros_like(w)
+        if looped_over(pq):
+            edge_relu_back(*arrays(pq, w, A.start, A.col, ds, dpq, dw))
+            return dpq, dw, None, None
         there,back = ends(A)
         at_reverse = ds[directed(A).t_order]                         # gradient at the reverse of each edge
         for lo,(r,e,f,s,t) in enumerate(zip(*(x.split(ctx.block) for x in (A.row, there, back, ds.contiguous(), at_reverse)))):
