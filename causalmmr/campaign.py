@@ -6,11 +6,11 @@
 __all__ = ['Step', 'steps', 'left', 'campaign']
 
 # %% ../nbs/77_campaign.ipynb #641e4e21
-import os, shlex, subprocess, sys, threading
+import os, shlex, signal, subprocess, sys, threading
 from dataclasses import dataclass
 from pathlib import Path
 import pandas as pd
-from .data import BadInput
+from .data import BadInput, reading
 from .pages import command, results_dir
 from .reproduce import plan
 from .store import rows
@@ -48,12 +48,13 @@ def steps(
     "The list, checked."
     path = Path(path or results_dir()/'campaign.csv')
     if not path.is_file(): raise BadInput(f'There is no list of a campaign at {path}.')
-    t = pd.read_csv(path).fillna(dict(model='', settings='', minutes=0, seeds=3, rows=''))
+    with reading(path): t = pd.read_csv(path).fillna(dict(model='', settings='', minutes=0, seeds=3, rows=''))
     for c in ('kind', 'name', 'dataset'):
         if c not in t: raise BadInput(f"{path} has no column '{c}'.")
     wrong = t[~t.kind.isin(['search', 'table'])]
     if len(wrong): raise BadInput(f"{path}, line {wrong.index[0]+2}: {wrong.kind.iloc[0]!r} is neither search nor table.")
-    return [Step(**{k: v for k,v in r.items() if k in Step.__dataclass_fields__}) for r in t.astype(dict(seeds=int)).to_dict('records')]
+    with reading(path): t = t.astype(dict(seeds=int, minutes=float, **{c: str for c in ('name', 'dataset', 'model', 'settings', 'rows') if c in t}))
+    return [Step(**{k: v for k,v in r.items() if k in Step.__dataclass_fields__}) for r in t.to_dict('records')]
 
 # %% ../nbs/77_campaign.ipynb #11fcafa9
 def done(step, out, settings=None, data_dir=None): # a Step, the folder, the file of settings -> bool
@@ -95,13 +96,18 @@ def waits_for(todo, step): # -> the searches that a table stands on
     before = todo[:todo.index(step)]
     return [s for s in before if s.kind == 'search' and s.dataset == step.dataset] if step.kind == 'table' else []
 
+STARTED = set()   # the processes that are waited for: an interrupt is passed on to them
+
 def perform(step, out, commit=False, data_dir=None, log=None): # -> the exit code of its command
     "One step in a process of its own, at the lowest priority."
     words = step.words(out, commit) + (['--data', str(data_dir)] if data_dir else [])
     env = dict(os.environ, OMP_NUM_THREADS='1', OMP_WAIT_POLICY='PASSIVE')
     lower = (lambda: os.nice(19)) if hasattr(os, 'nice') else None
-    words = [sys.executable, '-m', 'causalmmr.cli', *words[1:]]
-    with open(log or os.devnull, 'a') as f: return subprocess.run(words, env=env, stdout=f, stderr=f, preexec_fn=lower).returncode
+    words = [sys.executable, '-P', '-m', 'causalmmr.cli', *words[1:]]        # -P: nothing is imported from the folder where we are
+    with open(log or os.devnull, 'a') as f, subprocess.Popen(words, env=env, stdout=f, stderr=f, preexec_fn=lower) as p:
+        STARTED.add(p)
+        try: return p.wait()
+        finally: STARTED.discard(p)
 
 # %% ../nbs/77_campaign.ipynb #026d1db1
 def campaign(
@@ -140,5 +146,13 @@ def campaign(
 
     workers = [threading.Thread(target=work) for _ in range(workers)]
     for w in workers: w.start()
-    for w in workers: w.join()
+    try:
+        for w in workers: w.join()
+    except KeyboardInterrupt:
+        with turn:
+            waiting.clear()
+            turn.notify_all()
+        for p in list(STARTED): p.send_signal(signal.SIGINT)
+        for w in workers: w.join()
+        raise
     return ended

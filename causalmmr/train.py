@@ -316,7 +316,7 @@ def _check_fit(data, epochs, batch, lr, patience, by, eval_every): # everything 
     name,_,k = str(by).partition('@')
     if name not in METRICS or not re.fullmatch('[1-9][0-9]{0,8}', k):
         raise BadInput(f"by={by!r} is not a metric at a cutoff such as 'recall@20'; metrics are {', '.join(METRICS)}.")
-    if int(k) > data.n_items: raise BadInput(f'by={by!r}: a list of {data.name} has at most {data.n_items} items.')
+    if int(k) > max(data.n_items, 50): raise BadInput(f'by={by!r}: a list of {data.name} has at most {data.n_items} items.')   # 50 places are always kept
     for what,x in dict(epochs=epochs, batch=batch, patience=patience, eval_every=eval_every).items():
         if not isinstance(x, int) or isinstance(x, bool) or x<1: raise BadInput(f'{what}={x!r} must be a whole number of at least 1.')
     if eval_every>epochs: raise BadInput(f'eval_every={eval_every} is more than epochs={epochs}: the validation split would never be looked at.')
