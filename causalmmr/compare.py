@@ -207,7 +207,7 @@ def save_table(
     path = out/f'{name}.parquet'
     by = [*by, 'model'] if some and 'model' in frame else [*by]
     with locked(path):
-        swept(out)
+        swept(out, path.name)
         if usable(path, lines_of):
             old = lines_of(path)
             old = old.assign(**{k: '' for k in by if k not in old})

@@ -316,10 +316,13 @@ def free(lock): # the file of a lock -> does nobody hold it
         except BlockingIOError: return False
     return True
 
-def swept(folder)->list: # names of what was removed
+def swept(
+    folder,
+    mine='', # the name whose lock is ours
+)->list:     # names of what was removed
     "Clear what killed processes left half-written."
     left = [(p, m[1]) for p in Path(folder).glob('.*.tmp') if (m := re.fullmatch(r'\.+(.+?)(?:\.ckpt\.safetensors)?\.\d+\.tmp', p.name))] if fcntl else []
-    gone = [p for p,name in left if free(p.parent/'.locks'/name)]
+    gone = [p for p,name in left if name == mine or free(p.parent/'.locks'/name)]
     for p in gone: shutil.rmtree(p) if p.is_dir() else p.unlink(missing_ok=True)
     return [p.name for p in gone]
 
@@ -454,7 +457,7 @@ def kept(
             shutil.rmtree(final, ignore_errors=True)
             ckpt.unlink(missing_ok=True)
         if usable(final, read_kept): return read_kept(final)
-        swept(final.parent)
+        swept(final.parent, final.name)
         began = time.monotonic()
         try: value = f(*inputs, **settings, **more)
         except BadInput as e:
@@ -544,7 +547,7 @@ def run(
     with locked(final):
         if fresh: ckpt.unlink(missing_ok=True)
         if fresh or not usable(final, checked):
-            swept(store)
+            swept(store, final.name)
             usable(ckpt, load_tensors)
             model = built(Model, data, seed, what['settings']).to(device)
             began = time.monotonic()

@@ -131,3 +131,127 @@ def test_a_film_called_NA_has_its_title(tmp_path):
     (tmp_path/'ratings.dat').write_text('\n'.join(f'{u}::{i}::5::1' for u in range(1, 8) for i in range(1, 8)))
     (tmp_path/'movies.dat').write_text('\n'.join(f"{i}::{'NA' if i == 2 else 'nan' if i == 3 else f'T{i}'}::Drama" for i in range(1, 8)))
     assert load(tmp_path).items.title.tolist()[:3] == ['T1', 'NA', 'nan']
+
+# --- the folder where one stands, and names in files
+
+TRAP = "import os\nos.mkdir({!r})\nfrom causalmmr.models.classic import MFBPR\nclass Mine(MFBPR): 'Mine.'\n"
+
+@pytest.fixture
+def trap(tmp_path, monkeypatch):
+    "A folder whose modules make another folder when they are imported."
+    d = tmp_path/'downloaded'; d.mkdir()
+    for name in ('triton', 'tabulate', 'evil_of_a_file'): (d/f'{name}.py').write_text(TRAP.format(str(tmp_path/'evil')))
+    monkeypatch.chdir(d)
+    monkeypatch.setattr(sys, 'path', [p for p in sys.path if p])
+    return d, tmp_path/'evil'
+
+def test_a_class_named_in_a_file_is_not_imported(trap, capfd):
+    d, evil = trap
+    row = store.run(program.find_model('MFBPR'), store.dataset('toy'), out=d/'out', d=4, epochs=1, progress=False)
+    p = Path(row['folder'])/'run.json'
+    info = {k: v for k,v in json.loads(p.read_text()).items() if k != 'check'}
+    p.write_text(json.dumps(info | dict(model='evil_of_a_file:Mine')))
+    for words in (['evaluate', '.'], ['recommend', '.', '--user', '1'], ['audit', '.', '--attribute', 'gender']):
+        os.chdir(row['folder'])
+        (Path.cwd()/'evil_of_a_file.py').write_text((d/'evil_of_a_file.py').read_text())
+        assert program.main(words) == 2
+        assert '--model evil_of_a_file:Mine' in capfd.readouterr().err and not evil.exists()
+    assert os.getcwd() not in sys.path
+    assert program.main(['evaluate', '.', '--model', 'evil_of_a_file:Mine']) == 0           # named by the user, it is imported, and that is said
+    assert evil.exists() and 'evil_of_a_file:Mine is taken from' in capfd.readouterr().err
+    del sys.modules['evil_of_a_file']
+
+def test_modules_of_a_downloaded_folder_are_not_imported(trap):
+    d, evil = trap
+    D.convert(store.dataset('toy'), d/'set', 'parquet')
+    code = ("import sys; sys.path[:] = [p for p in sys.path if p]; from causalmmr.cli import main; code = main(['train', 'MFBPR', 'set', '-p', 'd=4', '-p', 'epochs=1', '--out', 'out']);"
+            "found = [m for m in ('triton', 'tabulate') if __import__('importlib.util').util.find_spec(m) and 'downloaded' in str(__import__('importlib.util').util.find_spec(m).origin)];"
+            "print(found); sys.exit(code)")
+    p = subprocess.run([sys.executable, '-P', '-c', code], cwd=d, capture_output=True, text=True, timeout=300)
+    assert (p.returncode, p.stdout.strip().split('\n')[-1]) == (0, '[]') and not evil.exists(), p.stderr[-500:]
+
+def test_a_kernel_imports_nothing_from_there(trap, tmp_path, monkeypatch):
+    import nbformat
+    from causalmmr import reproduce
+    from test_reproduce import PARAMETERS
+    d, evil = trap
+    shelf = tmp_path/'shelf'; shelf.mkdir()
+    body = "import importlib.util, pathlib\ntry: import triton\nexcept ImportError: pass\npathlib.Path(out_dir, 'ran').touch()"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(PARAMETERS, metadata=dict(tags=['parameters'])), nbformat.v4.new_code_cell(body)]), shelf/'t.ipynb')
+    monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf))
+    rows, _ = reproduce.reproduce(['t'], out_dir=tmp_path/'out', datasets=['toy'], echo=lambda s: None)
+    assert rows[0]['status'] == 'done' and (tmp_path/'out'/'ran').exists() and not evil.exists()
+    assert 'PYTHONSAFEPATH=1' in reproduce.snakefile(reproduce.plan(['t'], out_dir=tmp_path, datasets=['toy']))
+
+# --- titles are text
+
+EVIL = "<script>fetch('//evil')</script><img src=x onerror=alert(1)>"
+
+def test_titles_with_html_are_text_in_reports(tmp_path):
+    import nbformat
+    from causalmmr import reproduce
+    from causalmmr.serve import audit_page
+    from causalmmr.tables import Shown
+    t = pd.DataFrame({EVIL: [EVIL], 'users': [1.5]})
+    live = lambda page: '<script>fetch' in page or '<img src=x onerror' in page
+    assert live(EVIL) and not live(reproduce.in_html(t)) and not live(reproduce.in_html(EVIL))
+    assert not live(audit_page(EVIL, [dict(attribute=EVIL, groups=pd.DataFrame(dict(group=[EVIL], users=[1], recall=[.5])), difference=t, leakage=t, notes=[EVIL])], [EVIL]))
+    shown = nbformat.v4.new_output('display_data', {'text/markdown': Shown([EVIL, t])._repr_markdown_(), 'text/html': t.to_html(escape=False), 'text/plain': EVIL})
+    cell = nbformat.v4.new_code_cell('x', outputs=[shown])
+    only = nbformat.v4.new_code_cell('x', outputs=[nbformat.v4.new_output('display_data', {'text/markdown': Shown([EVIL, t])._repr_markdown_()})])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell, only]), tmp_path/'t.ipynb')
+    page = reproduce.as_html(tmp_path/'t.ipynb').read_text()
+    assert not live(page)
+
+@pytest.mark.parametrize('title', ['Alien [import]', 'Ratio :100:', 'x [/b] y', 'a\x1b[2Jb', '\x9b2J', 'two\nlines'])
+def test_titles_reach_a_terminal_as_text(title, capfd):
+    program.answer(None, False, title, program.grid(pd.DataFrame(dict(title=[title]))))
+    program.tables_.note(title)
+    out, err = capfd.readouterr()
+    shown = program.as_text(title).plain
+    assert out.count(shown) == 2 and err == shown+'\n' and not set('\x1b\x9b') & set(out+err)
+
+# --- odd numbers and words: one sentence, before work starts
+
+TRAIN = ['train', 'MFBPR', 'toy']
+
+@pytest.mark.parametrize('words, says', [
+    ([*TRAIN, '-p', 'd='+'9'*20], 'd must be below'), ([*TRAIN, '-p', 'd=100000000000'], 'd must be below'), ([*TRAIN, '-p', 'd=2000000000'], 'GiB of memory'),
+    ([*TRAIN, '-p', 'reg='+'9'*400], 'reg must be below'), ([*TRAIN, '--seed', '18446744073709551616'], 'seed'), ([*TRAIN, '-p', 'by=recall@²'], 'recall@²'), ([*TRAIN, '-p', 'by=recall@020'], 'recall@020'),
+    ([*TRAIN, '-p', 'by=recall@1000000'], 'at most 120 items'), (['train', '.foo:X', 'toy'], '.foo:X'), (['train', 'MFBPR', 'baby', '--data', '~nosuch'], '~nosuch'), (['train', 'MFBPR', '~nosuch/x'], '~nosuch'),
+    ([*TRAIN, '--out', '/tmp/a\udcffb'], 'no UTF-8'), (['train', 'PaInvRL', 'toy', '-p', 'f_restarts=9223372036854775808'], 'f_restarts must be below'), (['data', 'fetch', 'movielens_1m', '~nosuch/x'], '~nosuch'),
+    (['tune', 'MFBPR', 'toy', '--trials', '1', '--seed', '18446744073709551616'], 'seed'), (['reproduce', 'classic', '--models', 'MFBPR;LightGNC'], 'LightGNC')])
+def test_odd_numbers_and_words(words, says, capfd, tmp_path):
+    if '--out' not in words and words[0] != 'data': words = [*words, '--out', str(tmp_path)]
+    assert program.main(words) == 2
+    out, err = capfd.readouterr()
+    assert out == '' and err.startswith('causalmmr: ') and err.count('\n') == 1 and says in err, err
+    assert not list(tmp_path.rglob('*.json'))
+
+def test_memory_that_runs_out_on_the_way_is_a_sentence(monkeypatch, capfd):
+    def more(*a, **k): raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 80000000000000 bytes.")
+    monkeypatch.setattr(program, 'run', more)
+    assert program.main(TRAIN) == 2 and 'more memory than there is' in capfd.readouterr().err
+    monkeypatch.setattr(program, 'run', lambda *a, **k: (_ for _ in ()).throw(RuntimeError('another')))
+    with pytest.raises(RuntimeError, match='another'): program.main(TRAIN)                  # a fault of ours stays one
+
+def test_a_file_cannot_ask_for_memory(tmp_path, capfd):
+    row = store.run(program.find_model('MFBPR'), store.dataset('toy'), out=tmp_path, d=4, epochs=1, progress=False)
+    p = Path(row['folder'])/'run.json'
+    info = {k: v for k,v in json.loads(p.read_text()).items() if k != 'check'}
+    p.write_text(json.dumps(info | dict(settings=info['settings'] | dict(d=2*10**9))))
+    assert program.main(['evaluate', row['folder']]) == 2 and 'GiB of memory' in capfd.readouterr().err
+
+# --- what papermill is given, and what --help promises
+
+def test_a_parameter_that_papermill_alone_knows_is_refused(tmp_path, root):
+    import papermill
+    with pytest.raises(papermill.PapermillExecutionError, match='classic has no parameter seedz'):
+        papermill.execute_notebook(root/'nbs'/'tables'/'classic.ipynb', tmp_path/'o.ipynb', dict(scale='smoke', dataset='toy', seedz=5, out_dir=str(tmp_path)), kernel_name='python3', progress_bar=False, log_output=False)
+
+def test_semicolons_and_commas_name_the_same_classes(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(program.tables_, 'reproduce', lambda names, *a, **k: asked.append(program.tables_.plan(names, out_dir=tmp_path, models=k['models'])[0].params['models']) or ([], tmp_path))
+    for models in ('MFBPR;LightGCN', 'MFBPR,LightGCN'):
+        with pytest.raises(KeyError): program.main(['reproduce', 'classic', '--models', models, '--out', str(tmp_path)])     # no rows: the rest of the command has nothing to show
+    assert asked == ['MFBPR,LightGCN']*2
