@@ -7,7 +7,7 @@ __all__ = ['LEAST', 'MODALITY', 'SUBSTITUTE', 'FEATURES', 'STAGES', 'AGES', 'WOR
            'BadInput', 'reading', 'MMData', 'check', 'require_sound', 'describe', 'group_codes', 'group_sizes',
            'per_user_split', 'random_split', 'time_split', 'k_core', 'read_array', 'as_feature', 'find_array',
            'not_taken', 'make_data', 'load_parquet', 'load_mmrec', 'load_movielens', 'load_amazon', 'load_lattice',
-           'load_dmrl', 'load_mmgcn', 'load_diffmm', 'load_microlens', 'Rated', 'home_split', 'word_features',
+           'load_dmrl', 'load_mmgcn', 'load_diffmm', 'load_microlens', 'Rated', 'home_split', 'word_features', 'rated',
            'load_ratings', 'available', 'find_folder', 'load', 'array', 'convert', 'fetch', 'replace']
 
 # %% ../nbs/00_data.ipynb #f15d43b9
@@ -925,36 +925,50 @@ def _propensities(path, shape): # the published ones, or None
     return p
 
 # %% ../nbs/00_data.ipynb #49ca97a8
+def rated(
+    name,
+    t:pd.DataFrame, # user, item, rating, label: 0 chosen, 2 drawn uniformly
+    g,              # torch.Generator or numpy Generator
+    threshold=3.,   # the least rating of a positive
+    items=None, users=None, # tables, row = id
+    propensity=None,# [U,I]
+    notes=(), path=None, **content # feats, known
+)->Rated:
+    "Ratings become a data set: learned from what was chosen, tested on what was drawn."
+    keep,told = _once(t.user, t.item, t.label.to_numpy())
+    t = t[keep].reset_index(drop=True).astype(dict(rating=float))
+    liked,chosen = (t.rating>=threshold).to_numpy(), (t.label==0).to_numpy()
+    t['part'] = 'test'
+    t.loc[chosen, 'part'] = home_split(t.user[chosen], t.item[chosen], liked[chosen], g)
+    size = [int(x.max())+1 if about is None else len(about) for x,about in ((t.user, users), (t.item, items))]
+    if users is not None and 'attacker_test' not in users: users = users.assign(attacker_test=_fifth(len(users), g))
+    told.append(f'positive is a rating of at least {threshold:g}; learned from chosen ratings, tested on uniformly drawn ones')
+    pairs = t[liked & (t.part!='home')]
+    u,i,label = (c.to_numpy() for c in (pairs.user, pairs.item, pairs.part.map(dict(train=0, valid=1, test=2))))
+    d = make_data(name, u, i, label, g, *size, (*notes, *told), path, items=items, users=users, **content)
+    return Rated(**vars(d), ratings=t.drop(columns='label'), propensity=propensity, threshold=threshold)
+
+def _fifth(n, g): # [n] 1 for a fifth of them
+    return (_rank(np.zeros(n, int), _draw(np.arange(n), np.arange(n), g))[0] < n//5).astype(int)
+
+# %% ../nbs/00_data.ipynb #9fcd92b2
 def load_ratings(
     path,         # a folder with ratings.parquet
     g,            # torch.Generator or numpy Generator
     feats=None,   # as in load
     threshold=3., # the least rating of a positive
 )->Rated:
-    "Ratings of which some were chosen and some were drawn uniformly, in Coat's layout."
+    "Coat's layout."
     path,asked = Path(path), dict(feats or {})
     t = _rated(path/'ratings.parquet')
-    keep,notes = _once(t.user, t.item, t.label.to_numpy())
-    t = t[keep].reset_index(drop=True)
-    liked,chosen = (t.rating>=threshold).to_numpy(), (t.label==0).to_numpy()
-    t['part'] = 'test'
-    t.loc[chosen, 'part'] = home_split(t.user[chosen], t.item[chosen], liked[chosen], g)
     items,users = _attributes(path/'items.parquet', 'itemID'), _attributes(path/'users.parquet', 'userID')
-    size = [int(x.max())+1 if about is None else len(about) for x,about in ((t.user, users), (t.item, items))]
-    if users is not None: users = users.assign(attacker_test=_fifth(len(users), g))
     words = word_features(items)
-    content,told = _features(path, {m:f for m,f in asked.items() if f or m not in words})
+    content,notes = _features(path, {m:f for m,f in asked.items() if f or m not in words})
     content['feats'] = {m:x for m,x in words.items() if m not in asked} | content['feats']
-    if words: told.append(f"{' and '.join(words)} are words about the items as zeros and ones: substitute features")
-    told.append(f'positive is a rating of at least {threshold:g}; learned from chosen ratings, tested on uniformly drawn ones')
-    pairs = t[liked & (t.part!='home')]
-    label = pairs.part.map(dict(train=0, valid=1, test=2)).to_numpy()
-    d = make_data(_about(path)['name'], pairs.user.to_numpy(), pairs.item.to_numpy(), label, g, *size, (*notes, *told), path/'ratings.parquet',
-                  items=items, users=users, **content)
-    return Rated(**vars(d), ratings=t.drop(columns='label'), propensity=_propensities(path, tuple(size)), threshold=threshold)
-
-def _fifth(n, g): # [n] 1 for a fifth of them
-    return (_rank(np.zeros(n, int), _draw(np.arange(n), np.arange(n), g))[0] < n//5).astype(int)
+    if words: notes.append(f"{' and '.join(words)} are words about the items as zeros and ones: substitute features")
+    size = tuple(int(x.max())+1 if about is None else len(about) for x,about in ((t.user, users), (t.item, items)))
+    p = _propensities(path, size)
+    return rated(_about(path)['name'], t, g, threshold, items, users, p, notes, path/'ratings.parquet', **content)
 
 # %% ../nbs/00_data.ipynb #9b29eca7
 FORMATS = {'inter.parquet':load_parquet, '*.inter':load_mmrec, 'ratings.dat':load_movielens,
