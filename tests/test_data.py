@@ -318,6 +318,13 @@ def test_real_sizes(real, name):
     assert not any(c.startswith('u_') for c in (d.users if d.users is not None else []))
 
 
+def test_the_posters_that_results_name(real):
+    """The results page tells old rows from new ones by the fingerprint; only the posters and their mask separate the two."""
+    new,old = real('ml1m'),replace(real('ml1m', feats=dict(v='poster_svd64')), known={})
+    assert f"NOW = '{new.fingerprint[:8]}'" in (Path(__file__).parent.parent/'nbs'/'results.ipynb').read_text()
+    assert old.fingerprint == '9c13178c843b4458' and torch.equal(old.train, new.train) and torch.equal(old.feats['t'], new.feats['t'])
+
+
 def test_real_notes_and_arrays(real):
     d = real('ml1m')
     assert sum('substitute' in n for n in d.notes) == 2 and any("FMMRec's" in n for n in d.notes)
