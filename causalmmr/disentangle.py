@@ -15,7 +15,7 @@ from .data import BadInput
 from .graph import Sparse
 
 # %% ../nbs/20_disentangle.ipynb #f0c8cfbc
-SENSITIVE = ('gender', 'age', 'occupation')   # the papers' attributes
+SENSITIVE = ('gender', 'age', 'occupation', 'location', 'fashioninterest')   # the papers' attributes, and Coat's
 
 def sensitive(
     data,        # MMData with users
