@@ -75,8 +75,8 @@ def done(step, out, settings=None, data_dir=None): # a Step, the folder, the fil
 def cost(step, out, settings=None): # -> core-minutes; nan where nothing was measured that would tell
     "What a step will take."
     if step.kind == 'search': return step.minutes
-    lines = [l for (m,d),l in remembered(settings).items() if d == step.dataset and m in (
-        step.rows.split(';') if step.rows else [m])]
+    asked = step.rows.split(';') if step.rows else None
+    lines = [l for (m,d),l in remembered(settings).items() if d == step.dataset and (asked is None or m in asked)]
     per_epoch = seconds_per_epoch(out)
     known = [step.seeds*l['epochs']*per_epoch[l['model'], l['dataset']]/60
              for l in lines if (l['model'], l['dataset']) in per_epoch]
@@ -108,10 +108,6 @@ def waits_for(todo, step): # -> the searches that a table stands on
     return [s for s in before if s.kind == 'search' and s.dataset == step.dataset] if step.kind == 'table' else []
 
 # %% ../nbs/77_campaign.ipynb #90133c24
-def waits_for(todo, step): # -> the searches that a table stands on
-    before = todo[:todo.index(step)]
-    return [s for s in before if s.kind == 'search' and s.dataset == step.dataset] if step.kind == 'table' else []
-
 STARTED = set()   # the processes that are waited for: an interrupt is passed on to them
 
 def perform(step, out, commit=False, data_dir=None, log=None): # -> the exit code of its command

@@ -95,7 +95,8 @@ class Heads(nn.Module):
         super().__init__()
         self.g,self.p,self.S,self.K,self.classes,h = g,p,sets,len(classes),list(classes),max(1, d//2)
         small = start=='small'
-        draw = lambda n,*shape: torch.randn(shape, generator=g)*.01 if small else (torch.rand(shape, generator=g)*2-1)/n**.5
+        even = lambda n,*shape: (torch.rand(shape, generator=g)*2-1)/n**.5
+        draw = lambda n,*shape: torch.randn(shape, generator=g)*.01 if small else even(n, *shape)
         W1 = draw(d, sets, d, self.K*h)
         b1 = draw(d, sets, 1, self.K*h)
         W2 = draw(h, sets, self.K, h, max(classes))
