@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['SWAPPED', 'FIT', 'RANKINGS', 'FILES', 'SIZED', 'WAITED', 'LOOKED', 'WRITTEN', 'dataset', 'swapped', 'defaults',
-           'settings', 'at_home', 'pieces', 'bytes_of', 'rankings', 'code_version', 'identity', 'finished', 'locked',
-           'whole', 'free', 'swept', 'set_aside', 'usable', 'signed', 'signature_of', 'signed_json', 'as_signed',
-           'kept_key', 'kept', 'free_memory', 'asked_for', 'Measured', 'fits', 'built', 'run', 'how_stopped', 'read',
-           'checked', 'load_run', 'rows', 'study', 'combinations', 'study_rows']
+           'settings', 'comes_from', 'at_home', 'pieces', 'bytes_of', 'rankings', 'code_version', 'identity',
+           'finished', 'locked', 'whole', 'free', 'swept', 'set_aside', 'usable', 'signed', 'signature_of',
+           'signed_json', 'as_signed', 'kept_key', 'kept', 'free_memory', 'asked_for', 'Measured', 'fits', 'built',
+           'run', 'how_stopped', 'read', 'checked', 'load_run', 'rows', 'study', 'combinations', 'study_rows']
 
 # %% ../nbs/70_store.ipynb #c70d88a8
-import dis, hashlib, importlib, inspect, itertools, json, os, platform, re, shutil, sys, time, warnings
+import dis, hashlib, importlib, importlib.util, inspect, itertools, json, os, platform, re, shutil, sys, time, warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
@@ -120,13 +120,19 @@ def constant(x): # of code -> its text; the printed order of a set changes from 
     return repr(sorted(map(repr, x))) if isinstance(x, frozenset) else f'{type(x).__name__} {x!r}'
 
 # %% ../nbs/70_store.ipynb #720b7a49
+def comes_from(module): # a module's name -> its file, '' where it has none; None where there is no such module
+    if module in sys.modules: return getattr(sys.modules[module], '__file__', None) or ''
+    try: spec = importlib.util.find_spec(module.partition('.')[0])
+    except ValueError: return ''
+    return spec and (spec.origin or '')
+
 def at_home(module): # a module's name -> bool
     "Is it this package's, the notebook's, or a reader's own module, rather than an installed library's?"
     top = str(module).partition('.')[0]
     if top in ('causalmmr', '__main__'): return True
     if top in sys.stdlib_module_names: return False
-    path = getattr(sys.modules.get(str(module)), '__file__', None) or ''
-    return not {'site-packages', 'dist-packages'} & set(Path(path).parts)
+    path = comes_from(str(module))
+    return path is not None and not {'site-packages', 'dist-packages'} & set(Path(path).parts)
 
 # %% ../nbs/70_store.ipynb #b7e0a944
 def digest(*parts): # bytes or text -> 16 hex digits
