@@ -75,14 +75,16 @@ class Codebook(nn.Module):
         self.register_buffer('size', torch.ones(K))
 
     @torch.no_grad()
-    def match(self, x): return sqdist(x, self.codes).argmin(1)               # [n,d] -> [n] strata
-    def forward(self, x): # [n,d] -> [n,d]
-        if self.training: return straight_through(x, self.codes[self.match(x)])
-        if not self.tau: return self.codes[self.match(x)]
+    def match(self, x): return torch.addmm(self.codes.pow(2).sum(1)/2, x, self.codes.T, alpha=-1).argmin(1)  # [n,d] -> [n] strata
+
+    def forward(self, x, k=None): # [n,d], and strata where they are known -> [n,d]
+        if self.training or not self.tau: q = self.codes.index_select(0, self.match(x) if k is None else k)
+        if self.training: return straight_through(x, q)
+        if not self.tau: return q
         return soft(sqdist(x, self.codes), self.tau, self.released_sign)@self.codes
 
-    def loss(self, x): # [n,d] -> []
-        q = self.codes[self.match(x)]
+    def loss(self, x, k=None): # [n,d], and strata where they are known -> []
+        q = self.codes.index_select(0, self.match(x) if k is None else k)
         return self.beta*nnf.mse_loss(x, q) if self.ema else vq_loss(x, q, self.beta, self.released_loss)
 
     @torch.no_grad()
