@@ -6,7 +6,9 @@
 __all__ = ['SMOKE', 'FEATURES', 'COLUMNS', 'Row', 'middle', 'row_at', 'class_of', 'needs', 'lines', 'scaled', 'able', 'fitted',
            'searched', 'at_ends', 'cell', 'as_markdown', 'Shown', 'or_first', 'with_published', 'tested', 'in_words',
            'budgets', 'budgets_in_words', 'forest', 'heat', 'spread', 'band', 'banded', 'beyond', 'Found', 'in_files',
-           'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on']
+           'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on', 'on_tests',
+           'main_tests', 'wide', 'awaited', 'change', 'changes', 'choice', 'choice_in_words', 'beyond_errors',
+           'every_test', 'chosen']
 
 # %% ../nbs/74_tables.ipynb #c437596e
 import json
@@ -21,12 +23,12 @@ import causalmmr
 from . import store
 from .causal.scm import world
 from .data import BadInput, MMData, describe
-from .invariant.environments import column_of
+from .invariant.environments import column_of, judge
 from .metrics import compare_table, two_se
 from .pages import COMMON, asked, by_scales, command, publish, published, results_dir
 from .tune import RULE, is_axis, remembered, rule_for
 from .store import combinations, study_rows
-from .compare import compare, for_people, pick, rows_wanted, runs_as_draws, tidy, untested, verdict
+from .compare import compare, for_people, pick, rows_wanted, runs_as_draws, tidy, untested, verdict, worst
 from .train import load_tensors, rng
 
 # %% ../nbs/74_tables.ipynb #eaabf9b7
@@ -683,3 +685,114 @@ def means_on(
     each = [c for c in wide if c.startswith('environment ')]
     if each: wide = wide.assign(**{'environments, mean': wide[each].mean(axis=1), 'environments, worst': wide[each].min(axis=1)})
     return wide.groupby('model', sort=False).mean()
+
+# %% ../nbs/74_tables.ipynb #e3bcf82e
+def on_tests(
+    runs,                  # of each: its row, its seed, its line in the store, data -> the trained model
+    tests:dict,            # as of `abroad`, home first
+    base:str,              # the row that the others are held against
+    twins:dict,            # row -> the row that differs from it in a single thing
+    columns=('recall@20',), # what is tested
+    **kw,                  # of `judge`
+)->dict:                   # '' lines, 'tests', and 'nulls' where a row has its twin
+    "Runs on several tests, as the frames of a page."
+    judged,ended = [],{}
+    for row,seed,line,on in runs:
+        judged.append(judge(on(tests['home']), tests, on, **kw).assign(model=row, seed=seed))
+        ended.setdefault(row, []).append(line['stopped'])
+    judged,stopped = pd.concat(judged, ignore_index=True), {row: worst(s) for row,s in ended.items()}
+    pairs = {row: twin for row,twin in twins.items() if {row, twin} <= set(stopped)}
+    frames = {'': lines_on(judged), 'tests': tested_on(judged, stopped, columns, or_first(base, stopped)),
+              'nulls': beside(judged, stopped, columns, pairs)}
+    return {k: f for k,f in frames.items() if len(f)}
+
+# %% ../nbs/74_tables.ipynb #1b70c3f1
+def main_tests(f, name='tests'): # Found; its tests, or its rows beside their twins -> lines
+    "Recall on all tests but the single environments."
+    t = f[name]
+    return t[t.metric.str.startswith('recall') & ~t.test.str.startswith('environment ')].reset_index(drop=True)
+
+def wide(f, *starts): # Found -> [models, metrics], without the start of their names; means over seeds
+    "The lines of a file whose metric starts so."
+    t = f[''][f[''].metric.str.startswith(starts or '')]
+    name = t.metric.str.replace('^(?:' + '|'.join(starts) + ')', '', regex=True)
+    return t.assign(metric=name).pivot_table(index='model', columns='metric', values='value', sort=False)
+
+def awaited(f, wanted, have): # Found; names -> sentences
+    "What a page asks for and no committed run has answered yet."
+    missing = [w for w in wanted if w not in set(have)]
+    return [f"Awaited on {f.dataset}: {', '.join(missing)}; the answer comes from `{f.command}`."] if missing else []
+
+# %% ../nbs/74_tables.ipynb #8bc1433c
+def change(r): # a line of tests -> its test, and the difference as a share of the base where that is possible
+    base = r['mean'] - r['diff']
+    return f"{r.test} {r['diff']/base:+.0%}" if base > 0 else f"{r.test} {r['diff']:+.4f}"
+
+def changes(f, who, base): # Found; a row, the one that it is held against -> a sentence
+    "What a row costs and gains on every test, and what of it can be told from chance."
+    t = main_tests(f)
+    both = [verdict(t, base, p) for p in ('p_t_holm', 'p_runs_holm')]
+    share = t['diff']/(t['mean'] - t['diff'])
+    mine = t.assign(of_runs=both[0], of_methods=both[1], diff=t['diff'].round(9), share=share)
+    mine = mine[mine.model == who].sort_values('share')
+    ways = {'costs': mine[mine['diff'] < 0], 'gains': mine[mine['diff'] > 0][::-1], 'is the same': mine[mine['diff'] == 0]}
+    said = [f"{way} on {', '.join(change(r) for _,r in part.iterrows())}" for way,part in ways.items() if len(part)]
+    sure = mine[(mine.of_runs == mine.of_methods) & mine.of_runs.isin(['better', 'worse'])]
+    tail = f"Significant given the runs and with the runs as draws: {', '.join(sure.test) or 'none'}."
+    if (mine.of_methods == 'not tested').all():
+        tail = 'None of it is called significant: a run was cut short or is alone, or nobody wrote down how it ended.'
+    return f"{f.dataset}, recall, {int(mine.seeds.min())} seeds, {who} against {base}: {'; '.join(said)}. {tail}"
+
+# %% ../nbs/74_tables.ipynb #2fb7d99c
+def choice(f): # Found -> [rows, tests]
+    "What every row has over its twin, with two standard errors over users."
+    t = main_tests(f, 'nulls')
+    said = [f'{d:+.4f} ± {e:.4f}' for d,e in zip(t['diff'], t.two_se_diff)]
+    return t.assign(said=said).pivot(index='model', columns='test', values='said').loc[t.model.unique(), t.test.unique()]
+
+def choice_in_words(f, who, base): # Found; a row with a twin, the row that both are held against -> a sentence
+    "A row against its twin, and both against the base."
+    t,to_base,parts = main_tests(f, 'nulls'), f['tests'].set_index(['metric', 'test', 'model'])['diff'], []
+    for r in t[t.model == who].itertuples():
+        alone,own = (to_base[r.metric, r.test, m] for m in (r.against, who))
+        parts += [f'{r.test} {r.diff:+.4f} ± {r.two_se_diff:.4f} (to {base}: constant {alone:+.4f}, learned {own:+.4f})']
+    return f"{f.dataset}, {who} against a constant mask: {'; '.join(parts)}."
+
+def beyond_errors(f, base): # Found; the row that the others are held against -> a sentence for each test
+    "Who is apart from a row by more than two standard errors over users, and who may be called better or worse."
+    every = main_tests(f)
+    for test,t in every.groupby('test', sort=False):
+        said = verdict(t.reset_index(drop=True), base, 'p_t_holm')
+        apart = t[(t['diff'].abs() > t.two_se_diff) & (t.model != base)]
+        below,above = (', '.join(apart.model[side]) or 'none' for side in (apart['diff'] < 0, apart['diff'] > 0))
+        sure = [m for m,w in zip(t.model, said) if w in ('better', 'worse')]
+        free = sum(w != 'not tested' for w in said)
+        yield (f"{f.dataset}, {test}, recall, {int(t.seeds.min())} seed(s): below {base} by more than two standard "
+               f"errors over users: {below}; above: {above}. Called significant: {', '.join(sure) or 'none'} "
+               f"(of {free} that may).")
+
+# %% ../nbs/74_tables.ipynb #1a001e3a
+def every_test(ax, f): # axes, Found
+    "Every row on every test, with two standard errors over users."
+    t = main_tests(f)
+    rows,tests = list(t.model.unique())[::-1], list(t.test.unique())
+    for k,test in enumerate(tests):
+        mine = t[t.test == test]
+        y = [rows.index(m) + .6*(.5 - (k+.5)/len(tests)) for m in mine.model]
+        ax.errorbar(mine['mean'], y, xerr=mine.two_se, fmt='o', ms=4, lw=.8, label=f'{test}, {mine.metric.iloc[0]}')
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(title=f'{f.dataset}: every row on every test', xlabel='two standard errors over users', ylim=(-.5, len(rows)-.5))
+    ax.legend(fontsize=7)
+
+# %% ../nbs/74_tables.ipynb #a2f3e768
+def chosen(
+    t:Table,
+    rows:dict,               # name -> Row
+    by='valid recall@20',
+)->tuple:                    # name -> the settings that validation chose; a line for each that was tried
+    "What validation chooses for rows that `train` runs."
+    tries = pd.DataFrame([dict(model=n, setting=str(hp), hp=r.settings | hp) for n,r in rows.items() for hp in r.tried])
+    if tries.empty: return {},tries
+    tries['valid'] = [train(t, rows[n].Model, 0, **hp)[0][by] for n,hp in zip(tries.model, tries.hp)]
+    best = tries.loc[tries.groupby('model', sort=False).valid.idxmax()]
+    return best.set_index('model').hp.to_dict(), tries.drop(columns='hp').assign(chosen=tries.index.isin(best.index))
