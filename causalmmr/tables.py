@@ -6,7 +6,8 @@
 __all__ = ['SMOKE', 'FEATURES', 'COLUMNS', 'Row', 'middle', 'row_at', 'class_of', 'needs', 'lines', 'scaled', 'able', 'fitted',
            'searched', 'at_ends', 'cell', 'as_markdown', 'Shown', 'or_first', 'with_published', 'tested', 'in_words',
            'budgets', 'budgets_in_words', 'forest', 'heat', 'spread', 'band', 'banded', 'beyond', 'Found', 'in_files',
-           'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on']
+           'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on', 'trained',
+           'gathered', 'wide', 'loops', 'cloud']
 
 # %% ../nbs/74_tables.ipynb #c437596e
 import json
@@ -683,3 +684,60 @@ def means_on(
     each = [c for c in wide if c.startswith('environment ')]
     if each: wide = wide.assign(**{'environments, mean': wide[each].mean(axis=1), 'environments, worst': wide[each].min(axis=1)})
     return wide.groupby('model', sort=False).mean()
+
+# %% ../nbs/74_tables.ipynb #f2991a5d
+def trained(
+    t:Table,
+    runs:pd.DataFrame, # final runs, a line for each row and seed
+    given=(),          # data sets of rows that have others than the table's
+):                     # yields dict(model, seed), the trained model
+    "The model of every run, with what its lines are named by."
+    known = {d.name: d for d in (t.data, *given)}
+    for r in runs.itertuples():
+        yield dict(model=r.model, seed=r.seed),store.load_run(r.folder, data=known[r.dataset])[0]
+
+# %% ../nbs/74_tables.ipynb #d2c9fae3
+def gathered(
+    t:Table,
+    read, # (dict(model, seed), 'what' -> number, name -> frame) of every model
+)->dict:  # '' the numbers as lines, name -> frame with model and seed
+    "What was read of several models, as frames."
+    read = list(read)
+    found = [who | dict(metric=k, value=float(x)) for who,numbers,_ in read for k,x in numbers.items()]
+    names = dict.fromkeys(name for *_,frames in read for name in frames)
+    parts = {n: [frames[n].assign(**who) for who,_,frames in read if n in frames] for n in names}
+    return {'': t.lines(more=found)} | {n: pd.concat(x, ignore_index=True) for n,x in parts.items()}
+
+# %% ../nbs/74_tables.ipynb #424aee87
+def wide(
+    lines:pd.DataFrame, # of a table's file
+    pattern:str,        # of the whole metric, with named groups
+    rows, columns,      # names of columns or of groups
+)->pd.DataFrame:
+    "Lines whose metric has a form, as a table of means."
+    parts = lines.metric.str.extract(f'^{pattern}$')
+    whole = lines[lines.metric.str.fullmatch(pattern)].join(parts)
+    return whole.pivot_table(index=rows, columns=columns, values='value', sort=False)
+
+# %% ../nbs/74_tables.ipynb #87050e25
+def loops(
+    tests:pd.DataFrame, # of `tested`
+)->pd.DataFrame:        # [rows, settings of the loop]
+    "How each row was trained; what was not written down is left out."
+    of_row = tests.drop_duplicates('model').set_index('model')
+    known = pd.DataFrame({m: json.loads(s) for m,s in of_row.settings.items()}).T
+    t = known.reindex(columns=['epochs', 'batch', 'lr']).rename(columns=dict(epochs='at most epochs'))
+    t['patience in epochs'] = known.patience*known.eval_every
+    return t.join(of_row.reindex(columns=['epochs', 'minutes'])).dropna(axis=1, how='all').astype(float)
+
+# %% ../nbs/74_tables.ipynb #d2bd81c9
+def cloud(
+    xy:pd.DataFrame, # with x and y
+    ax,
+    title='',
+    **kw,            # of seaborn's scatterplot: hue, style
+):
+    "Points of a map, whose axes mean nothing."
+    sns.scatterplot(xy, x='x', y='y', s=14, ax=ax, **kw)
+    ax.set(title=title, xlabel='', ylabel='', xticks=[], yticks=[])
+    if ax.get_legend(): sns.move_legend(ax, 'upper left', bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
