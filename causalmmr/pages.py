@@ -23,10 +23,12 @@ SCALES = ('smoke', 'cpu', 'paper')
 def tables_dir()->Path: # the folder of the table notebooks
     "Where the table notebooks are, or one sentence on where they were looked for."
     here = Path.cwd() if Path.cwd().parts[-2:] == ('nbs','tables') else None
-    places = [os.environ.get('CAUSALMMR_TABLES'), here, Path('nbs/tables'), Path(causalmmr.__file__).parent.parent/'nbs'/'tables']
+    places = [os.environ.get('CAUSALMMR_TABLES'), here, Path('nbs/tables'),
+              Path(causalmmr.__file__).parent.parent/'nbs'/'tables']
     for p in places:
         if p and Path(p).is_dir(): return Path(p).resolve()
-    raise BadInput('There are no table notebooks here: run in a clone of the repository, or set CAUSALMMR_TABLES to its folder nbs/tables.')
+    raise BadInput('There are no table notebooks here: run in a clone of the repository, or '
+                   'set CAUSALMMR_TABLES to its folder nbs/tables.')
 
 # %% ../nbs/72_pages.ipynb #3e9b2702
 def tables()->dict: # name -> Path
@@ -65,12 +67,16 @@ def parameters(
     notebook, # path of a table notebook
 )->dict:      # name -> default
     "The parameters of a table notebook with their defaults."
-    try: cells = nbformat.read(notebook, 4).cells
-    except Exception: raise BadInput(f'{notebook} is not a readable notebook.') from None
+    try:
+        cells = nbformat.read(notebook, 4).cells
+    except Exception:
+        raise BadInput(f'{notebook} is not a readable notebook.') from None
     tagged = [c for c in cells if 'parameters' in c.metadata.get('tags', [])]
     if len(tagged) != 1: raise BadInput(f"{notebook} has {len(tagged)} cells tagged 'parameters' instead of one.")
-    values = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(tagged[0].source).body if isinstance(n, ast.Assign)}
-    if 'datasets' in values: values['datasets'] = by_scales(values['datasets'])
+    values = {n.targets[0].id: ast.literal_eval(n.value)
+              for n in ast.parse(tagged[0].source).body if isinstance(n, ast.Assign)}
+    if 'datasets' in values:
+        values['datasets'] = by_scales(values['datasets'])
     return COMMON | values
 
 # %% ../nbs/72_pages.ipynb #cfa8f2bd
@@ -123,8 +129,10 @@ def command(
     **params,   # its parameters; empty ones are left out
 )->str:         # for a shell
     "The command that repeats a table with these parameters."
-    flags = dict(scale='--scale', dataset='--dataset', seeds='--seeds', models='--models', data_dir='--data', out_dir='--out', device='--device')
-    return shlex.join(['causalmmr', 'reproduce', table, *(w for k,v in params.items() if v not in ('', None) for w in (flags[k], str(v)))])
+    flags = dict(scale='--scale', dataset='--dataset', seeds='--seeds', models='--models', data_dir='--data',
+                 out_dir='--out', device='--device')
+    return shlex.join(['causalmmr', 'reproduce', table,
+                       *(w for k,v in params.items() if v not in ('', None) for w in (flags[k], str(v)))])
 
 # %% ../nbs/72_pages.ipynb #46dd3730
 @cache
@@ -171,7 +179,10 @@ def published(
     path = results_dir()/'published.csv'
     if dataset not in SPLITS or not path.is_file(): return {}
     theirs,split = SPLITS[dataset]
-    with reading(path): t = pd.read_csv(path).query('dataset == @theirs and split == @split')
-    if metric: t = t[t.metric == metric]
-    if k is not None: t = t[t.k == k]
+    with reading(path):
+        t = pd.read_csv(path).query('dataset == @theirs and split == @split')
+    if metric:
+        t = t[t.metric == metric]
+    if k is not None:
+        t = t[t.k == k]
     return {(OURS.get(x.model, x.model), f'{x.metric}@{x.k}'): (x.value, x.source) for x in t.itertuples()}
