@@ -7,8 +7,8 @@ __all__ = ['FEATURES', 'SMOKE', 'COLUMNS', 'Row', 'class_of', 'needs', 'middle',
            'searched', 'at_ends', 'inert', 'cell', 'as_markdown', 'Shown', 'or_first', 'with_published', 'tested',
            'in_words', 'budgets', 'budgets_in_words', 'forest', 'heat', 'spread', 'band', 'banded', 'beyond', 'Found',
            'in_files', 'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on',
-           'trained', 'gathered', 'wide', 'loops', 'cloud', 'on_tests', 'main_tests', 'awaited', 'change', 'changes',
-           'choice', 'choice_in_words', 'beyond_errors', 'every_test', 'chosen']
+           'trained', 'gathered', 'wide', 'loops', 'cloud', 'on_tests', 'main_tests', 'means_starting', 'awaited',
+           'change', 'changes', 'choice', 'choice_in_words', 'beyond_errors', 'every_test', 'chosen']
 
 # %% ../nbs/74_tables.ipynb #c437596e
 import json, re
@@ -776,7 +776,7 @@ def main_tests(f, name='tests'): # Found; its tests, or its rows beside their tw
     t = f[name]
     return t[t.metric.str.startswith('recall') & ~t.test.str.startswith('environment ')].reset_index(drop=True)
 
-def wide(f, *starts): # Found -> [models, metrics], without the start of their names; means over seeds
+def means_starting(f, *starts): # Found -> [models, metrics], without the start of their names; means over seeds
     "The lines of a file whose metric starts so."
     t = f[''][f[''].metric.str.startswith(starts or '')]
     name = t.metric.str.replace('^(?:' + '|'.join(starts) + ')', '', regex=True)
