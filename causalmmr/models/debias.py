@@ -55,7 +55,9 @@ def published_propensity(
 )->Tensor:    # [U,I] in (0,1]
     "The propensities that came with a set of ratings, such as Coat's (Schnabel et al. 2016)."
     p = getattr(data, 'propensity', None)
-    if said != 'published' or p is None: raise BadInput(f"propensity={said!r}: only 'published' has a meaning, and {data.name} {'has none' if p is None else 'has them'}.")
+    has = 'has none' if p is None else 'has them'
+    if has == 'has none' or said != 'published':
+        raise BadInput(f"propensity={said!r}: only 'published' has a meaning, and {data.name} {has}.")
     return p
 
 # %% ../../nbs/54_debias.ipynb #9f6dcaf0
