@@ -47,7 +47,7 @@ class Row:
         return [dict(model=self.Model, data=given, seed=s) | self.settings | hp for hp in settings for s in seeds]
 
 # %% ../nbs/74_tables.ipynb #bd6d14b4
-SMOKE = dict(epochs=40, batch=1024, eval_every=4, patience=3, lr=.01)   # of `fit`
+SMOKE = dict(epochs=16, batch=1024, eval_every=4, patience=2, lr=.02)   # of `fit`
 
 def middle(space): # name -> values -> the two middle values of the first axis that is neither step nor epochs, as settings
     "Two settings to try where the search itself is to be seen at work."
@@ -67,7 +67,7 @@ def row_at(
     full = rule_for(Model, RULE | SMOKE if scale == 'smoke' else RULE) | fixed
     full['eval_every'] = min(full['eval_every'], full['epochs'])
     if scale == 'paper': return Row(Model, full, tuple(combinations(**free)), modalities, data)
-    tried = middle(free) if scale == 'smoke' and not fixed else ({},)
+    tried = middle(free) if scale == 'smoke' and not fixed and not needs(Model) else ({},)
     return Row(Model, first | full, tried, modalities, data)
 
 # %% ../nbs/74_tables.ipynb #25908096
@@ -286,6 +286,7 @@ def heat(
     sns.heatmap(table, ax=ax, **dict(cbar=False, cmap='Blues') | kw)
     ax.set_title(title)
 
+# %% ../nbs/74_tables.ipynb #53090241
 def spread(
     lines:pd.DataFrame, # with model and value, a line for each seed
 )->pd.DataFrame:        # [models, (mean, std, count)]
@@ -299,6 +300,7 @@ def band(
     r = points.loc['default']
     return r['mean'],2*np.nan_to_num(r['std'])
 
+# %% ../nbs/74_tables.ipynb #30bb54eb
 def banded(
     ax, x, y,              # numbers or names; figures
     points:pd.DataFrame,   # of `spread`
@@ -310,6 +312,7 @@ def banded(
     ax.plot(x, y, 'o-')
     ax.set(title=title, xlabel=title, ylabel=ylabel)
 
+# %% ../nbs/74_tables.ipynb #882058d4
 def beyond(
     points:pd.DataFrame, # of `spread`
     what='recall@20',
@@ -390,6 +393,7 @@ class Found:
         fig.tight_layout()
         return fig
 
+# %% ../nbs/74_tables.ipynb #98aabdbb
 def in_files(
     folder,   # of parquet files
     name:str, # of a table
@@ -535,6 +539,13 @@ class Measured(Asked):
         publish(self.out_dir, self.commit, self.tag, self.models, **files)
         self.measured = frames
 
+    def save(self, fig, rest=''): # a figure; what tells it from the page's others
+        "Keep a figure of what was measured now beside its table."
+        if not self.live: return
+        folder = Path(self.out_dir)/'figures'
+        folder.mkdir(parents=True, exist_ok=True)
+        fig.savefig(folder/f"{'-'.join(filter(None, (self.name, self.data.name, self.tag, rest)))}.png", dpi=120)
+
 # %% ../nbs/74_tables.ipynb #7fff69a6
 class Table(Measured):
     "One table of a paper: its rows, and what was found."
@@ -601,13 +612,6 @@ class Table(Measured):
             for ax,m in zip(fig.axes, metrics or MEANT):
                 if line: ax.axvline(f.means(m)[line], lw=.8, color='grey')
             self.save(fig)
-
-    def save(self, fig, rest=''): # a figure; what tells it from the page's others
-        "Keep a figure of what was measured now beside its table."
-        if not self.live: return
-        folder = Path(self.out_dir)/'figures'
-        folder.mkdir(parents=True, exist_ok=True)
-        fig.savefig(folder/f"{'-'.join(filter(None, (self.name, self.data.name, self.tag, rest)))}.png", dpi=120)
 
 # %% ../nbs/74_tables.ipynb #afd4d5b5
 def train(
