@@ -67,6 +67,7 @@ def bag(
     x:Tensor,     # [C,d]
 )->Tensor:        # [R,d]
     "Row sums of weighted rows of x: one sparse product without gradient."
+    x,val = x.detach(),val.detach()      # else torch prepares a backward of its own, for as long again
     return F.embedding_bag(col, x, start.to(col.dtype), mode='sum', per_sample_weights=val, include_last_offset=True)
 
 # %% ../nbs/02_graph.ipynb #0abcb627

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AHEAD', 'LINE', 'installed', 'fetch', 'compiled', 'looped_over', 'arrays', 'edge_relu', 'edge_relu_back', 'edge_dots',
-           'weighed_back']
+           'weighed_back', 'attend', 'attend_back']
 
 # %% ../nbs/01_kernels.ipynb #6278ce95
 from functools import cache, wraps
@@ -151,3 +151,62 @@ def weighed_back(
                 t += dy[r,k]*x[c,k]
                 dx[c,k] += v*dy[r,k]
             dval[e] = t
+
+# %% ../nbs/01_kernels.ipynb #05e4954e
+@compiled
+def attend(
+    z, # [n,K,d] tokens
+    y, # [n,K,d] what they ask for
+    a, # [n,K,K] written: attention
+    c, # [n,d] written: mean answer
+):
+    "Attention among K tokens, its mean over who asks."
+    n,K,d = z.shape
+    zero = z[0,0,0]*0
+    for r in range(n):
+        c[r] = zero
+        for i in range(K):
+            top = y[r,i,0]*0-np.inf
+            for j in range(K):
+                s = zero
+                for k in range(d): s += y[r,i,k]*z[r,j,k]
+                a[r,i,j],top = s,max(top, s)
+            s = zero
+            for j in range(K):
+                a[r,i,j] = np.exp(a[r,i,j]-top)
+                s += a[r,i,j]
+            for j in range(K): a[r,i,j] /= s
+        for j in range(K):
+            w = zero
+            for i in range(K): w += a[r,i,j]/K
+            for k in range(d): c[r,k] += w*z[r,j,k]
+
+@compiled
+def attend_back(
+    z,  # [n,K,d]
+    y,  # [n,K,d]
+    a,  # [n,K,K]
+    dc, # [n,d] gradient of the answer
+    dz, # [n,K,d] added to
+    dy, # [n,K,d] added to
+):
+    "Gradients of `attend`."
+    n,K,d = z.shape
+    zero = z[0,0,0]*0
+    g = a[0,0].copy()                                                # what a token's weight is worth
+    for r in range(n):
+        for j in range(K):
+            w = s = zero
+            for i in range(K): w += a[r,i,j]/K
+            for k in range(d):
+                s += dc[r,k]*z[r,j,k]
+                dz[r,j,k] += w*dc[r,k]
+            g[j] = s/K
+        for i in range(K):
+            mean = zero
+            for j in range(K): mean += a[r,i,j]*g[j]
+            for j in range(K):
+                ds = a[r,i,j]*(g[j]-mean)
+                for k in range(d):
+                    dy[r,i,k] += ds*z[r,j,k]
+                    dz[r,j,k] += ds*y[r,i,k]

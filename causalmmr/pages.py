@@ -100,8 +100,9 @@ def asked(
     **flags,                  # fresh, commit: True or False
 )->tuple:                     # name of the data set, its tag
     "Checks a table's parameters before any work; a wrong one raises BadInput."
-    if unknown := sorted(set(given_by_papermill()) - set(parameters(tables()[table]) if table in tables() else given_by_papermill())):
-        raise BadInput(f'{table} has no parameter {unknown[0]}.')
+    given = given_by_papermill()
+    unknown = sorted(set(given) - set(parameters(tables()[table]))) if given and table in tables() else []
+    if unknown: raise BadInput(f'{table} has no parameter {unknown[0]}.')
     if scale not in datasets: raise BadInput(f'scale={scale!r}: {table} has the scales {", ".join(datasets)}.')
     if type(seeds) is not int or seeds < 1: raise BadInput(f'seeds={seeds!r}: it takes a whole number from 1.')
     for k,v in flags.items():

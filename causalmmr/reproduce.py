@@ -346,12 +346,14 @@ STYLE = ('<style>body{font:16px sans-serif;max-width:70em;margin:2em auto;paddin
          'td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ccc}'
          'pre{overflow:auto;background:#f6f6f6;padding:.5em}img,svg{max-width:100%}.failed{color:#b00}</style>')
 
-def head_of(title): return f"<!doctype html><html lang='en'><meta charset='utf8'><title>{html.escape(title)}</title>{STYLE}"
+CLOSED = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">"""   # runs nothing, fetches nothing
+
+def head_of(title): return f"<!doctype html><html lang='en'><meta charset='utf8'>{CLOSED}<title>{html.escape(title)}</title>{STYLE}"
 
 # %% ../nbs/76_reproduce.ipynb #6a5eaded
 def as_html(notebook): # path of an executed notebook -> path of its HTML page beside it, which fetches nothing
     from nbconvert import HTMLExporter
-    body = HTMLExporter(embed_images=True, template_name='basic', sanitize_html=True).from_filename(str(notebook))[0]
+    body = HTMLExporter(embed_images=True, template_name='basic').from_filename(str(notebook))[0]
     page = Path(notebook).with_suffix('.html')
     return written(page, f'{head_of(page.stem)}<body>{body}</body></html>')
 

@@ -10,7 +10,7 @@ __all__ = ['MOST_REASONS', 'SEEN', 'whom', 'allowed', 'Only', 'value_of', 'Likin
 import html, math, re
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
-from .data import BadInput, put_in_place, replace
+from .data import BadInput, group_codes, put_in_place, replace
 from .models.addrl import ADDRL, Steered, place, softplus_sum
 from .models.camrec import CaMRec, why as why_of_clicks
 from .shop import Ids, table
@@ -230,6 +230,7 @@ def crossed(
     there = [] if data.users is None else list(data.users)
     for n in names:
         if n not in there: raise BadInput(f"Data set '{data.name}' has no user attribute '{n}'; it has {', '.join(there) or 'none'}.")
+    for n in names: group_codes(data.users[n], n)                        # lists are no groups
     parts = data.users[list(names)]
     miss = parts.isna().any(axis=1) | (parts.astype(object) == '').any(axis=1)
     word = lambda v: f'{v:g}' if isinstance(v, float) else str(v)

@@ -561,10 +561,10 @@ def run(
             trained,ranks = time.monotonic(), rankings(model, data)
             halted = history.attrs.pop('halted')
             if halted: what = identity(Model, data, seed, hp | dict(epochs=len(history)))
-            final = store/what['run']
+            ours,final = final,store/what['run']
             info = what | dict(name=Model.__name__, dataset=data.name, notes=list(data.notes), epochs=len(history), **history.attrs, host=_host(device), trained=_trained_numbers(model),
                                finished=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), seconds_fit=trained-began, seconds_ranking=time.monotonic()-trained)
-            with locked(final) if halted else nullcontext(), whole(final) as tmp: _write(tmp, info, model, history, ranks)
+            with nullcontext() if final == ours else locked(final), whole(final) as tmp: _write(tmp, info, model, history, ranks)
             if halted: return read(final) | dict(dataset=data.name)
         ckpt.unlink(missing_ok=True)
     return read(final) | dict(dataset=data.name)

@@ -6,7 +6,7 @@
 __all__ = ['DEEP', 'order_of', 'sampled_scores', 'draws', 'residual', 'Fronts', 'new_fronts', 'front_gradients', 'fit_fronts',
            'relabel', 'cluster', 'collapsed', 'Tilts', 'expect', 'count', 'fit_tilts', 'gain', 'inverted', 'rare',
            'correlation', 'instability', 'shifted', 'left_out', 'metric_by_group', 'abroad', 'judge', 'column_of',
-           'by_test']
+           'by_test', 'sizes_of', 'selling', 'environment_told']
 
 # %% ../../nbs/30_environments.ipynb #4bc3b53a
 from dataclasses import dataclass, replace
@@ -375,9 +375,11 @@ def left_out(
     e:int,              # the environment left out
     train:Tensor,       # [P] environment of each training pair
     test:Tensor,        # [P'] environment of each test pair
+    valid=None,         # [P''] of each validation pair; None: all are kept
 ):                      # -> MMData
     "Trained on the other environments, tested on this one."
-    return replace(data, train=data.train[:,train!=e], test=data.test[:,test==e])
+    kept = data.valid if valid is None else data.valid[:,valid!=e]
+    return replace(data, train=data.train[:,train!=e], valid=kept, test=data.test[:,test==e])
 
 # %% ../../nbs/30_environments.ipynb #4f71f959
 def metric_by_group(
@@ -450,3 +452,36 @@ def by_test(
     t = pd.Series(t)
     e = t[t.index.str.startswith('environment ')]
     return pd.concat([t, pd.Series({'environments, mean': e.mean(), 'environments, worst': e.min()})]) if len(e) else t
+
+# %% ../../nbs/30_environments.ipynb #a2b1bdb2
+def sizes_of(
+    tests:dict,    # of `abroad`
+)->pd.DataFrame:   # [tests, (pairs, users, clicks, cold)]
+    "What every test asks."
+    home = tests['home']
+    clicks = torch.bincount(home.train[1], minlength=home.n_items).double()
+    of_pair = {name: clicks[d.test[1]] for name,d in tests.items()}
+    users = {name: len(d.test[0].unique()) for name,d in tests.items()}
+    return pd.DataFrame({name: dict(pairs=len(c), users=users[name], clicks=c.mean().item(), cold=int((c==0).sum()))
+                         for name,c in of_pair.items()}).T
+
+# %% ../../nbs/30_environments.ipynb #80ae4456
+def selling(
+    x:Tensor,      # [I,D] feature columns
+    pairs:Tensor,  # [2,P] training pairs
+    labels:Tensor, # [P] environment of each
+    least=3,       # an item needs so many clicks
+)->tuple:          # of such items: [n,D] standardised columns, [n] environment (arrays)
+    "Items with the environment in which they sell."
+    clicks = count(F.one_hot(labels).to(x)[None], pairs[1], len(x))[0]   # [I,E]
+    z,sold = (x-x.mean(0))/x.std(0).clamp(min=1e-6), clicks.sum(1) >= least
+    return z[sold].numpy(), clicks.argmax(1)[sold].numpy()
+
+def environment_told(
+    z, env,       # of `selling`
+)->float:         # balanced accuracy; chance is one over the number of environments
+    "How well columns tell the environment of an item."
+    from sklearn.linear_model import LogisticRegression        # slow to import, and needed for reading only
+    from sklearn.model_selection import cross_val_score
+    guess = LogisticRegression(max_iter=200, class_weight='balanced', C=.1)
+    return cross_val_score(guess, z, env, cv=5, scoring='balanced_accuracy').mean()

@@ -51,12 +51,13 @@ class OneLevel(nn.Module):
         return [s.book.match(s.into(x)) for s,x in zip(self.strata, c)]
 
     def forward(self, c, h, rows=None): # lists of [I,d]; items of the batch, or None -> list of [I,d], [] loss, [] size
-        through = [s(x) for s,x in zip(self.strata, c)]                    # quantised, and what the codes are asked for
-        l = sum(s.book.loss(e[rows]) for s,(_,e) in zip(self.strata, through)) if rows is not None else 0.
-        if self.quantise and through:
-            c = [q for q,_ in through]
-        z = [self.w*a + (1-self.w)*b for a,b in zip(c, h)]
-        return z, l, sum(q.pow(2).mean() for q,_ in through)
+        e = [s.into(x) for s,x in zip(self.strata, c)]                     # what the codes are asked for
+        k = [s.book.match(x) for s,x in zip(self.strata, e)]
+        q = [s.back(s.book(x, n)) for s,x,n in zip(self.strata, e, k)]
+        l = 0.
+        if rows is not None: l = sum(s.book.loss(x.index_select(0, rows), n[rows]) for s,x,n in zip(self.strata, e, k))
+        z = [torch.lerp(b, a, self.w) for a,b in zip(q if self.quantise and q else c, h)]
+        return z, l, sum(x.pow(2).mean() for x in q)
 
     @torch.no_grad()
     def update(self, c, g): # list of [I,d]; noise. Codes of no item are put where items are
@@ -103,7 +104,7 @@ def ends(
     return A._ends
 
 def hidden(pq, e): # [N,2,h], [n,2] -> [n,h] what both ends say, added
-    return F.embedding_bag(e, pq.view(-1, pq.shape[2]), mode='sum')
+    return F.embedding_bag(e, pq.detach().view(-1, pq.shape[2]), mode='sum')
 
 def edge_logits(
     pq:Tensor,  # [N,2,h] what a node says as the start of an edge, and as its end
@@ -115,6 +116,20 @@ def edge_logits(
     return _EdgeLogits.apply(pq, w, A, block or max(1, 2**18//len(w)))
 
 # %% ../../nbs/60_camrec.ipynb #7121c1fb
+class _Ends(torch.autograd.Function):
+    "What every node says as a start, with the bias, and as an end: one product, one gradient of it."
+    @staticmethod
+    def forward(ctx, x, W, b):
+        ctx.save_for_backward(x, W)
+        pq = x@W.T
+        pq[:,:len(b)] += b
+        return pq.view(len(x), 2, -1)
+
+    @staticmethod
+    def backward(ctx, d):
+        x,W = ctx.saved_tensors
+        return d.flatten(1)@W, d.flatten(1).T@x, d[:,0].sum(0)
+
 class EdgeGate(nn.Module):
     "The logit of every directed edge from the embeddings of its two ends."
     def __init__(self, g, d):
@@ -122,8 +137,8 @@ class EdgeGate(nn.Module):
         self.hidden,self.out = linear(g, 2*d, d),linear(g, d, 1)
 
     def forward(self, A, x): # Sparse, [N,d] -> [2E]
-        W,b = torch.cat(self.hidden.weight.chunk(2, 1)),F.pad(self.hidden.bias, (0, len(self.hidden.bias)))   # start, then end
-        return edge_logits(F.linear(x, W, b).unflatten(1, (2, -1)), self.out.weight[0], A) + self.out.bias
+        W_a,W_b = self.hidden.weight.chunk(2, 1)
+        return edge_logits(_Ends.apply(x, torch.cat([W_a, W_b]), self.hidden.bias), self.out.weight[0], A) + self.out.bias
 
 # %% ../../nbs/60_camrec.ipynb #0b6e80bd
 def gate_of(

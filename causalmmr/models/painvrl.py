@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['FRONTS', 'ATTENTION', 'SETTINGS', 'ContentUltraGCN', 'as_mask', 'endless', 'Stage', 'stage', 'objectives',
            'rows_of_gradients', 'like', 'mask_step', 'log_row', 'back_end', 'environments', 'MaskSearch', 'weights_of',
-           'find_mask', 'InvRL', 'pretrained', 'mask_of', 'constant', 'PaInvRL', 'family_metrics', 'tests_of']
+           'find_mask', 'InvRL', 'pretrained', 'mask_of', 'constant', 'PaInvRL', 'family_metrics', 'schedule',
+           'tests_of', 'halves']
 
 # %% ../../nbs/63_painvrl.ipynb #e418320d
-import hashlib
+import hashlib, inspect
 from dataclasses import dataclass, replace
 from pathlib import Path
 import pandas as pd, torch
@@ -351,6 +352,11 @@ class PaInvRL(InvRL):
         p,r,om = self.parts()
         return om*p + (1-om)*r # [I,d]
     def logits(self, u, j): return sampled_scores(self.U.index_select(0, u), torch.cat([self.V, self.content()], 1), j)
+
+    def shut(self): # for a test in an environment never seen
+        self.at_home = False
+        return self
+
     def content_norms(self):
         return (super().content_norms()
                 + (0 if self.attention=='none' else sum(p.pow(2).sum() for p in self.variant.parameters())))
@@ -406,7 +412,30 @@ SETTINGS = dict(
         'cpu ml1m': dict(search_batch=8192, b_epochs=2, f_epochs=2, f_rounds=1, f_restarts=2),
         'paper':    {}},
     final={'smoke': dict(wd_w=.01, wdi=1.), 'cpu': dict(wd_w=.01, wdi=1.), 'paper': {}},
-    tests={'smoke': dict(E=3, restarts=4), 'cpu': dict(E=5, restarts=4), 'paper': dict(E=10, restarts=8)})
+    tests={'smoke': dict(E=3, restarts=4), 'cpu': dict(E=5, restarts=4), 'paper': dict(E=10, restarts=8)},
+    vbpr={
+        'smoke':    dict(d=16),
+        'cpu':      dict(d=64, lr=1e-3),
+        'cpu ml1m': dict(epochs=12, lr=5e-3),
+        'paper':    dict(d=64, lr=1e-4)},
+    light={'smoke': dict(d=16, L=2), 'cpu': dict(d=64, L=2), 'paper': dict(d=64, L=2)},
+    popular=dict.fromkeys(('smoke', 'cpu', 'paper'), dict(epochs=60, eval_every=5, patience=60)),
+    tried={
+        'smoke':    dict(VBPR=dict(reg=(1e-2,)), LightGCN=dict(reg=(1e-2,))),
+        'cpu':      dict(UltraGCN=dict(wd=(1e-3, 3e-3)), VBPR=dict(reg=(1e-4, 1e-2)), LightGCN=dict(reg=(1e-3, 1e-2))),
+        'cpu ml1m': dict(VBPR=dict(reg=(1e-2,))),
+        'paper':    dict(UltraGCN=dict(wd=(1e-3, 3e-3)), VBPR=dict(reg=(1e-4, 1e-2)), LightGCN=dict(reg=(1e-3, 1e-2))),
+        'paper ml1m': dict(VBPR=dict(reg=(1e-2,)))})
+
+# %% ../../nbs/63_painvrl.ipynb #d5b33f83
+def schedule(
+    search:dict, # settings of a search
+)->str:
+    "How much of InvRL's released search is run."
+    full = inspect.signature(InvRL).parameters
+    parts = dict(ite='outer iterations', f_rounds='rounds of the front end', f_epochs='epochs in each',
+                 b_epochs='epochs of the back end')
+    return ', '.join(f'{search.get(k, full[k].default)} of {full[k].default} {what}' for k,what in parts.items())
 
 # %% ../../nbs/63_painvrl.ipynb #f3136ae7
 def tests_of(
@@ -421,3 +450,11 @@ def tests_of(
     if world:
         tests['away, by do(env)'] = replace(data, test=world.ood_test)
     return tilts, tests
+
+# %% ../../nbs/63_painvrl.ipynb #8e37ee8a
+def halves(
+    mask, # D numbers
+)->tuple: # numbers of the columns with the higher mask, and of those with the lower
+    "What a mask keeps, and what it gives away."
+    order = torch.as_tensor(mask).argsort(descending=True).numpy()
+    return order[:len(order)//2], order[len(order)//2:]
