@@ -7,8 +7,8 @@ __all__ = ['FEATURES', 'SMOKE', 'COLUMNS', 'Row', 'class_of', 'needs', 'middle',
            'searched', 'at_ends', 'inert', 'cell', 'as_markdown', 'Shown', 'or_first', 'with_published', 'tested',
            'in_words', 'budgets', 'budgets_in_words', 'forest', 'heat', 'spread', 'band', 'banded', 'beyond', 'Found',
            'in_files', 'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on',
-           'trained', 'gathered', 'wide', 'loops', 'cloud', 'on_tests', 'main_tests', 'awaited', 'change', 'changes',
-           'choice', 'choice_in_words', 'beyond_errors', 'every_test', 'chosen']
+           'trained', 'gathered', 'by_form', 'loops', 'cloud', 'on_tests', 'main_tests', 'wide', 'awaited', 'change',
+           'changes', 'choice', 'choice_in_words', 'beyond_errors', 'every_test', 'chosen']
 
 # %% ../nbs/74_tables.ipynb #c437596e
 import json, re
@@ -717,7 +717,7 @@ def gathered(
     return {'': t.lines(more=found)} | {n: pd.concat(x, ignore_index=True) for n,x in parts.items()}
 
 # %% ../nbs/74_tables.ipynb #424aee87
-def wide(
+def by_form(
     lines:pd.DataFrame, # of a table's file
     pattern:str,        # of the whole metric, with named groups
     rows, columns,      # names of columns or of groups

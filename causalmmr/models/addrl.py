@@ -8,7 +8,7 @@ __all__ = ['BATCH', 'SETTINGS', 'TWIN', 'VARIANTS', 'FACTORS', 'GROUPS', 'WEIGHT
            'chunk_scores', 'ask', 'factors_explained', 'chunk_map', 'read_chunks', 'leads', 'terms', 'preferences',
            'value_preferences', 'place', 'known_values', 'what_users_did', 'what_the_model_says', 'known_of_users',
            'one_user', 'lifts', 'Steered', 'recommend', 'read_preferences', 'value_ranks', 'upper_half', 'pulled_apart',
-           'steering', 'exchange', 'what_if', 'changes', 'exchange_line', 'read_steering', 'part_of_train',
+           'steering', 'exchange', 'what_if', 'change_correlation', 'exchange_line', 'read_steering', 'part_of_train',
            'open_questions', 'held_against', 'as_released']
 
 # %% ../../nbs/62_addrl.ipynb #010d448b
@@ -581,7 +581,7 @@ def what_if(
             -F.softplus((x[users]*g[items]).sum(-1)).sum(-1))
 
 # %% ../../nbs/62_addrl.ipynb #dda2c0bb
-def changes(found, true): # [values,n,m] twice -> [n]
+def change_correlation(found, true): # [values,n,m] twice -> [n]
     "Correlation of each user's predicted with the true changes."
     pair = lambda k: torch.corrcoef(torch.stack([found[:,k].flatten(), true[:,k].flatten()]))[0,1]
     return torch.stack([pair(k) for k in range(found.shape[1])]).nan_to_num(0).double()
@@ -604,7 +604,7 @@ def exchange_line(
     if shop is None: return line
     utility = shop.utility(users)
     true = torch.stack([(shop.do(**{name: v}).utility(users)-utility)[:,items] for v in values])
-    mean,lo,hi = interval(changes(found, true))
+    mean,lo,hi = interval(change_correlation(found, true))
     return line | dict(correlation=mean, lo=lo, hi=hi)
 
 # %% ../../nbs/62_addrl.ipynb #bd8caf7a
