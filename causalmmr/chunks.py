@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ATTRIBUTES', 'CONTINUOUS', 'Attribute', 'binned', 'classed', 'attribute_column', 'attributes', 'missing', 'logistic',
            'Probe', 'probe', 'ChunkReading', 'chunk_matrix', 'interval', 'own_or_other', 'mig', 'dci', 'separation',
-           'explained', 'over_seeds', 'best_in_words', 'alike_nearby', 'table_of_values', 'told_by_each']
+           'explained', 'own_over_seeds', 'best_in_words', 'alike_nearby', 'table_of_values', 'told_by_each']
 
 # %% ../nbs/21_chunks.ipynb #f3cbee1c
 import torch, torch.nn.functional as F, numpy as np, pandas as pd
@@ -259,7 +259,7 @@ def explained(
     return float(1-(x[held]@W+m-z[held]).pow(2).sum()/(z[held]-m).pow(2).sum())
 
 # %% ../nbs/21_chunks.ipynb #1deeb0dd
-def over_seeds(
+def own_over_seeds(
     own:pd.DataFrame, # of own_or_other, a line for each seed, with asked: about how many items
     by:list,          # columns that name what is asked, such as ['model', 'attribute']
 )->pd.DataFrame:      # row = what is asked: means, lo and hi over seeds and items, lowest bound of a seed, seeds, best
@@ -275,7 +275,7 @@ def over_seeds(
 
 # %% ../nbs/21_chunks.ipynb #a9de598e
 def best_in_words(
-    together:pd.DataFrame, # of over_seeds, the attribute last in its index
+    together:pd.DataFrame, # of own_over_seeds, the attribute last in its index
 )->list:                   # a sentence for whatever stands before the attribute
     "For which attributes the own chunk is the best."
     said = []

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['everybody', 'fashion_shop', 'pushed', 'effect_of_push', 'ips_by_stratum', 'doors', 'push_errors', 'liked_errors',
-           'user_groups', 'dealt', 'k_means', 'strata_errors', 'standard', 'on_the_line', 'on_curves', 'labels_of',
-           'score_errors', 'Fixed', 'references', 'half_width', 'late_gain']
+           'as_lines', 'door_lines', 'user_groups', 'dealt', 'k_means', 'strata_errors', 'standard', 'on_the_line',
+           'on_curves', 'unbiased_clicks', 'score_errors', 'GivenScores', 'references', 'half_width', 'late_gain']
 
-# %% ../../nbs/16_truth.ipynb #00168d7d
+# %% ../../nbs/16_truth.ipynb #381fb53a
 import math
 import numpy as np
 import torch
@@ -17,10 +17,9 @@ from torch import Tensor
 from .backdoor import adjusted_preference, hard, impressions, ips, logit_fit, naive
 from .frontdoor import frontdoor
 from .scm import World, simulate, source, toss
-from ..data import replace
 from ..train import Recommender, evaluate, rng
 
-# %% ../../nbs/16_truth.ipynb #ad56638c
+# %% ../../nbs/16_truth.ipynb #a56887f2
 def everybody(w:World)->Tensor: # -> [U]
     "All users of a world."
     return torch.arange(w.p.n_users)
@@ -41,7 +40,7 @@ def pushed(
     push = c*(x-x.mean())/x.std() + (1-c*c)**.5*s['hype'] > 0
     return s.do(hype=torch.where(push, 1., -1.)),push
 
-# %% ../../nbs/16_truth.ipynb #d9497d4b
+# %% ../../nbs/16_truth.ipynb #d522e200
 def effect_of_push(
     s:World,
     push:Tensor,        # [I] bool
@@ -57,7 +56,7 @@ def effect_of_push(
         out.append(click[:,other].mean()-click[:,~other].mean())
     return torch.stack(out).mean().item()
 
-# %% ../../nbs/16_truth.ipynb #d1e66e2d
+# %% ../../nbs/16_truth.ipynb #cde5218f
 def ips_by_stratum(
     t:Tensor, # [n] bool
     y:Tensor, # [n]
@@ -84,7 +83,7 @@ def doors(
             'wrong twin of back door': hard(t, click, wrong).effect()[0],
             'wrong twin of front door': frontdoor(t, click, coin).effect()[0]}
 
-# %% ../../nbs/16_truth.ipynb #6e8379fb
+# %% ../../nbs/16_truth.ipynb #9d08b430
 def push_errors(
     s:World, c:float, # as of pushed
     seed:int,         # of the truth's draws and of the wrong twins
@@ -94,7 +93,7 @@ def push_errors(
     true = effect_of_push(s, push, source(seed, 'chance'))
     return {(m, 'relative error'): float(abs(x-true)/true) for m,x in doors(w, push, seed).items()}
 
-# %% ../../nbs/16_truth.ipynb #b3dac4bb
+# %% ../../nbs/16_truth.ipynb #8b5720cb
 def liked_errors(
     s:World,
     c=.5, # how closely push follows fashion
@@ -110,7 +109,30 @@ def liked_errors(
     liked = w.preference(everybody(w)).mean()
     return {(m, 'relative error'): float(abs(x-liked)/liked) for m,x in said.items()}
 
-# %% ../../nbs/16_truth.ipynb #184e018d
+# %% ../../nbs/16_truth.ipynb #a2b5c1e2
+def as_lines(
+    question:str, strength, world:int,
+    found:dict, # (method, metric) -> value
+)->list:
+    "Measured values as lines."
+    at = dict(question=question, strength=float(strength), world=world)
+    return [at | dict(model=m, metric=metric, value=float(x)) for (m,metric),x in found.items()]
+
+def door_lines(
+    seed:int,          # of the world
+    fashion,           # how closely push follows it
+    personalised=(),   # how well the shop knows its users
+)->list:
+    "Every door in one world, at every strength."
+    s = fashion_shop(seed)
+    out = [x for c in fashion for x in as_lines('push', c, seed, push_errors(s, c, seed))]
+    for k in personalised:
+        s = fashion_shop(seed, personalised=k)
+        out += as_lines('push, users known', k, seed, push_errors(s, .5, seed))
+        out += as_lines('liked, users known', k, seed, liked_errors(s))
+    return out
+
+# %% ../../nbs/16_truth.ipynb #6a9213f8
 def user_groups(w:World)->Tensor: # -> [8,U] mean over the users of a group
     "Users by the signs of their first three fashions."
     g = torch.eye(8)[(w['style_taste'][:,:3] > 0).long()@torch.tensor([1, 2, 4])].T
@@ -132,7 +154,7 @@ def k_means(
     raw = torch.nn.functional.normalize(torch.cat(list(feats.values()), 1), dim=1).numpy()
     return torch.as_tensor(KMeans(n, n_init=3, random_state=0).fit_predict(raw)).long()
 
-# %% ../../nbs/16_truth.ipynb #a3236469
+# %% ../../nbs/16_truth.ipynb #2efe2973
 def strata_errors(
     w:World,
     found:dict, # name -> [I] strata that somebody has found
@@ -151,7 +173,7 @@ def strata_errors(
         out[m, 'error of random strata'] = float(np.mean([error(click/p, dealt(z, seed, k)) for k in range(twins)]))
     return out
 
-# %% ../../nbs/16_truth.ipynb #74705f08
+# %% ../../nbs/16_truth.ipynb #544c6334
 def standard(x): # -> mean 0, deviation 1
     "A score without its unit."
     return (x-x.mean())/x.std()
@@ -172,23 +194,23 @@ def on_curves(
     "A curve of each group's own, summed over strata."
     return torch.cat([adjusted_preference(y[None], s[:,None], z) for y,s in zip(labels, score)])
 
-def labels_of(w:World)->Tensor: # -> [U,I]
+def unbiased_clicks(w:World)->Tensor: # -> [U,I]
     "Clicks divided by the true propensity: unbiased of preference."
     return impressions(w)[1].float()/w.propensity(everybody(w))
 
-# %% ../../nbs/16_truth.ipynb #38e4dee4
+# %% ../../nbs/16_truth.ipynb #7be368ab
 def score_errors(
     w:World,
     score:Tensor, # [U,I] of a model
 )->dict:          # 'error, style …' -> in points of probability
     "A score on the line against both truths."
     u,G = everybody(w),user_groups(w)
-    p = G@on_the_line(score, labels_of(w))
+    p = G@on_the_line(score, unbiased_clicks(w))
     targets = {'error, style by chance': w.interventional(u), 'error, style as it is': w.preference(u)}
     return {how: float((p-G@true).abs().mean()) for how,true in targets.items()}
 
-# %% ../../nbs/16_truth.ipynb #46af5592
-class Fixed(Recommender):
+# %% ../../nbs/16_truth.ipynb #4b4154c1
+class GivenScores(Recommender):
     "Scores given from outside."
     def __init__(self, y): # [U,I]
         super().__init__(rng(0))
@@ -202,10 +224,10 @@ def references(
 )->dict:  # name -> NDCG@20
     "Two rankings that know the truth: by the true preference, and by what is shown."
     u = everybody(w)
-    reached = lambda y: evaluate(Fixed(y), data, ks=(20,), metrics=('ndcg',), mask_valid=True).mean()['ndcg@20']
+    reached = lambda y: evaluate(GivenScores(y), data, ks=(20,), metrics=('ndcg',), mask_valid=True).mean()['ndcg@20']
     return {'true preference': reached(w.utility(u)), 'what is shown': reached(w.propensity(u))}
 
-# %% ../../nbs/16_truth.ipynb #fce74cf9
+# %% ../../nbs/16_truth.ipynb #8d9b8a66
 def half_width(
     x, # values, one per world; those that are missing are left out
 )->float:

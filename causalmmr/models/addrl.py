@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['BATCH', 'SETTINGS', 'TWIN', 'VARIANTS', 'FACTORS', 'GROUPS', 'WEIGHTS', 'distinct_items', 'which_chunk', 'bend',
-           'same_chunk', 'fuse', 'which_value', 'softplus_sum', 'ADDRL', 'chunks_of', 'labels_of', 'own_gap', 'apart',
-           'ask', 'factors_explained', 'chunk_map', 'read_chunks', 'leads', 'terms', 'preferences', 'value_preferences',
-           'place', 'known_values', 'what_users_did', 'what_the_model_says', 'agreement', 'one_user', 'lifts',
-           'Steered', 'recommend', 'read_preferences', 'value_ranks', 'upper_half', 'pulled_apart', 'steering',
-           'exchange', 'what_if', 'changes', 'exchange_line', 'read_steering', 'thinned', 'open_questions',
-           'held_against', 'as_released']
+           'same_chunk', 'fuse', 'which_value', 'softplus_sum', 'ADDRL', 'chunks_of', 'labels_of', 'own_gap',
+           'chunk_scores', 'ask', 'factors_explained', 'chunk_map', 'read_chunks', 'leads', 'terms', 'preferences',
+           'value_preferences', 'place', 'known_values', 'what_users_did', 'what_the_model_says', 'known_of_users',
+           'one_user', 'lifts', 'Steered', 'recommend', 'read_preferences', 'value_ranks', 'upper_half', 'pulled_apart',
+           'steering', 'exchange', 'what_if', 'change_correlation', 'exchange_line', 'read_steering', 'part_of_train',
+           'open_questions', 'held_against', 'as_released']
 
 # %% ../../nbs/62_addrl.ipynb #010d448b
 from dataclasses import replace
@@ -250,7 +250,7 @@ def own_gap(
     return float(own_or_other(chunk_matrix(chunks_of(model), labels_of(model), asked))['diff'].mean())
 
 # %% ../../nbs/62_addrl.ipynb #0f19d75d
-def apart(
+def chunk_scores(
     model,   # an ADDRL
     seed=0,  # as of own_gap
 )->dict:     # as of separation
@@ -416,7 +416,7 @@ def what_the_model_says(
     x = pd.concat(blocks).to_numpy()[:,:n]
     return x[:,(n+1)//2:].mean(1)-x[:,:n//2].mean(1)
 
-def agreement(
+def known_of_users(
     model, data, # as above
     least=5,     # training items of a user who counts
 )->dict:         # attribute -> correlation over users
@@ -494,7 +494,7 @@ def read_preferences(
 ):             # -> 'what' -> number; groups, spread, best, liked -> frame
     "Who prefers by what, as numbers and as frames."
     numbers  = {f'lift of {a}': x for a,x in preferences(model, data).mean().items()}
-    numbers |= {f'agreement with what users did: {a}': x for a,x in agreement(model, data).items()}
+    numbers |= {f'agreement with what users did: {a}': x for a,x in known_of_users(model, data).items()}
     if shop is not None:
         both = shop['factor_taste'][:,0].numpy(),what_the_model_says(model, data, 'price')
         numbers['agreement with the planted taste: price'] = np.corrcoef(*both)[0,1]
@@ -581,7 +581,7 @@ def what_if(
             -F.softplus((x[users]*g[items]).sum(-1)).sum(-1))
 
 # %% ../../nbs/62_addrl.ipynb #dda2c0bb
-def changes(found, true): # [values,n,m] twice -> [n]
+def change_correlation(found, true): # [values,n,m] twice -> [n]
     "Correlation of each user's predicted with the true changes."
     pair = lambda k: torch.corrcoef(torch.stack([found[:,k].flatten(), true[:,k].flatten()]))[0,1]
     return torch.stack([pair(k) for k in range(found.shape[1])]).nan_to_num(0).double()
@@ -604,7 +604,7 @@ def exchange_line(
     if shop is None: return line
     utility = shop.utility(users)
     true = torch.stack([(shop.do(**{name: v}).utility(users)-utility)[:,items] for v in values])
-    mean,lo,hi = interval(changes(found, true))
+    mean,lo,hi = interval(change_correlation(found, true))
     return line | dict(correlation=mean, lo=lo, hi=hi)
 
 # %% ../../nbs/62_addrl.ipynb #bd8caf7a
@@ -626,7 +626,7 @@ def read_steering(
     return numbers,dict(moved=moved, exchange=pd.DataFrame([line]))
 
 # %% ../../nbs/62_addrl.ipynb #6449dfbe
-def thinned(
+def part_of_train(
     data,       # MMData
     share:float, # of the training pairs
     seed=0,     # of the choice
@@ -651,7 +651,7 @@ def open_questions(
     first = [tuple(A)[:k] for k in range(1, len(A)+1, step)]
     kinds = dict(numbers=tuple(a for a in A if A[a].edges), classes=tuple(a for a in A if not A[a].edges))
     none = (f'{len(A)}, and no attribute losses', data, TWIN)
-    part = {f'{s:.0%} of train': thinned(data, s) for s in shares}
+    part = {f'{s:.0%} of train': part_of_train(data, s) for s in shares}
     return {
         'granularity': [(f'{b} bins', data, dict(bins=b)) for b in bins],
         'number': [(f'{len(a)}: {", ".join(a)}', data, dict(attributes=a)) for a in first] + [none],
