@@ -10,7 +10,7 @@ __all__ = ['SWAPPED', 'FIT', 'RANKINGS', 'FILES', 'WAITED', 'LOOKED', 'dataset',
 # %% ../nbs/70_store.ipynb #c70d88a8
 import dis, hashlib, importlib, inspect, json, os, platform, shutil, sys, time, warnings
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import CellType, FunctionType, ModuleType
@@ -63,6 +63,7 @@ def _typed(k, v, default): # name, value, default -> the value in its default's 
     kind = type(default)
     if isinstance(default, float) and type(v) is int: v = float(v)
     if isinstance(default, tuple) and isinstance(v, list): v = tuple(v)
+    if is_dataclass(default): return asdict(default.but(v))    # many settings in one value, such as those of a search
     if default is None or default is inspect.Parameter.empty: return v
     if type(v) is not kind: raise BadInput(f'{k} takes {_a(kind)} such as {default!r}, not {v!r}.')
     if kind in (int, float):

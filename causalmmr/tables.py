@@ -7,7 +7,7 @@ __all__ = ['SMOKE', 'FEATURES', 'COLUMNS', 'Row', 'middle', 'row_at', 'class_of'
            'searched', 'at_ends', 'cell', 'as_markdown', 'Shown', 'or_first', 'with_published', 'tested', 'in_words',
            'budgets', 'budgets_in_words', 'forest', 'heat', 'spread', 'band', 'banded', 'beyond', 'Found', 'in_files',
            'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on', 'on_tests',
-           'main_tests', 'wide', 'awaited', 'change', 'changes', 'choice', 'choice_in_words', 'beyond_errors',
+           'main_tests', 'wide', 'named', 'awaited', 'change', 'changes', 'choice', 'choice_in_words', 'beyond_errors',
            'every_test', 'chosen']
 
 # %% ../nbs/74_tables.ipynb #c437596e
@@ -718,6 +718,12 @@ def wide(f, *starts): # Found -> [models, metrics], without the start of their n
     name = t.metric.str.replace('^(?:' + '|'.join(starts) + ')', '', regex=True)
     return t.assign(metric=name).pivot_table(index='model', columns='metric', values='value', sort=False)
 
+def named(f, pattern): # Found; a regular expression with a named group for each part of a metric's name -> values by these parts
+    "Lines whose metric has such a name, by its parts; means over seeds."
+    parts = f[''].metric.str.extract(pattern)
+    mine = parts.notna().all(axis=1)
+    return f[''].value[mine].groupby([parts[k][mine] for k in parts], sort=False).mean()
+
 def awaited(f, wanted, have): # Found; names -> sentences
     "What a page asks for and no committed run has answered yet."
     missing = [w for w in wanted if w not in set(have)]
@@ -781,8 +787,9 @@ def every_test(ax, f): # axes, Found
         y = [rows.index(m) + .6*(.5 - (k+.5)/len(tests)) for m in mine.model]
         ax.errorbar(mine['mean'], y, xerr=mine.two_se, fmt='o', ms=4, lw=.8, label=f'{test}, {mine.metric.iloc[0]}')
     ax.set_yticks(range(len(rows)), rows)
-    ax.set(title=f'{f.dataset}: every row on every test', xlabel='two standard errors over users', ylim=(-.5, len(rows)-.5))
-    ax.legend(fontsize=7)
+    ax.set(title=f'{f.dataset}: every row on every test', xlabel='recall, two standard errors over users',
+           ylim=(-.5, len(rows)-.5))
+    ax.legend(fontsize=7, frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
 
 # %% ../nbs/74_tables.ipynb #a2f3e768
 def chosen(
