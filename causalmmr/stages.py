@@ -171,6 +171,7 @@ def bars(
 # %% ../nbs/75_stages.ipynb #548a7056
 TWIN = ' (constant mask)'   # what the name of a row's null ends with
 
+# %% ../nbs/75_stages.ipynb #cbe57f66
 class Masks:
     "InvRL's chain for one page: backbone, masks, final models, and tests that are the same for every row."
     def __init__(self, t:Table): # of the page

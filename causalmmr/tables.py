@@ -712,6 +712,7 @@ def main_tests(f, name='tests'): # Found; its tests, or its rows beside their tw
     t = f[name]
     return t[t.metric.str.startswith('recall') & ~t.test.str.startswith('environment ')].reset_index(drop=True)
 
+# %% ../nbs/74_tables.ipynb #ed5097a0
 def wide(f, *starts): # Found -> [models, metrics], without the start of their names; means over seeds
     "The lines of a file whose metric starts so."
     t = f[''][f[''].metric.str.startswith(starts or '')]
@@ -724,6 +725,7 @@ def named(f, pattern): # Found; a regular expression with a named group for each
     mine = parts.notna().all(axis=1)
     return f[''].value[mine].groupby([parts[k][mine] for k in parts], sort=False).mean()
 
+# %% ../nbs/74_tables.ipynb #b7da4765
 def awaited(f, wanted, have): # Found; names -> sentences
     "What a page asks for and no committed run has answered yet."
     missing = [w for w in wanted if w not in set(have)]
@@ -734,6 +736,7 @@ def change(r): # a line of tests -> its test, and the difference as a share of t
     base = r['mean'] - r['diff']
     return f"{r.test} {r['diff']/base:+.0%}" if base > 0 else f"{r.test} {r['diff']:+.4f}"
 
+# %% ../nbs/74_tables.ipynb #37d8401e
 def changes(f, who, base): # Found; a row, the one that it is held against -> a sentence
     "What a row costs and gains on every test, and what of it can be told from chance."
     t = main_tests(f)
@@ -756,6 +759,7 @@ def choice(f): # Found -> [rows, tests]
     said = [f'{d:+.4f} ± {e:.4f}' for d,e in zip(t['diff'], t.two_se_diff)]
     return t.assign(said=said).pivot(index='model', columns='test', values='said').loc[t.model.unique(), t.test.unique()]
 
+# %% ../nbs/74_tables.ipynb #38250ab2
 def choice_in_words(f, who, base): # Found; a row with a twin, the row that both are held against -> a sentence
     "A row against its twin, and both against the base."
     t,to_base,parts = main_tests(f, 'nulls'), f['tests'].set_index(['metric', 'test', 'model'])['diff'], []
@@ -764,6 +768,7 @@ def choice_in_words(f, who, base): # Found; a row with a twin, the row that both
         parts += [f'{r.test} {r.diff:+.4f} ± {r.two_se_diff:.4f} (to {base}: constant {alone:+.4f}, learned {own:+.4f})']
     return f"{f.dataset}, {who} against a constant mask: {'; '.join(parts)}."
 
+# %% ../nbs/74_tables.ipynb #645935c7
 def beyond_errors(f, base): # Found; the row that the others are held against -> a sentence for each test
     "Who is apart from a row by more than two standard errors over users, and who may be called better or worse."
     every = main_tests(f)

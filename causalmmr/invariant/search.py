@@ -26,6 +26,7 @@ FRONTS = ('released', 'corrected', 'tilt', 'random')
 CHOICES = dict(front=FRONTS, how=('sum', *HOW), penalty=('variance', 'slope'), norm=NORMS, theta=('mu', 'both'),
                w_by=('same', 'erm'))   # setting of a search -> what it may be
 
+# %% ../../nbs/33_search.ipynb #40972f82
 @dataclass(frozen=True)
 class MaskSearch:
     "The settings of a search for a mask; the defaults are those of InvRL's release."
@@ -146,6 +147,7 @@ def rows_of_gradients(losses, params): # [T], tensors -> [T,P] one flat gradient
         torch.cat([(torch.zeros_like(p) if t is None else t).flatten() for t,p in zip(row, params)])
         for row in rows])
 
+# %% ../../nbs/33_search.ipynb #9ee8d6ae
 def like(G, some, norm, first): # [T,P], [T,n] what decides, scaling, losses at the start -> [T,P] scaled as that part is
     return G*(scaled_gradients(some, norm, first).norm(dim=1)/some.norm(dim=1).clamp(min=1e-30))[:,None]
 
