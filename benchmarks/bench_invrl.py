@@ -78,7 +78,8 @@ def main():
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE'); os.environ['OMP_NUM_THREADS'] = str(a.threads)
     import torch
     from causalmmr.invariant.environments import cluster
-    from causalmmr.models.painvrl import ContentUltraGCN, back_end
+    from causalmmr.invariant.search import MaskSearch, back_end
+    from causalmmr.models.painvrl import ContentUltraGCN
     from causalmmr.train import rng
     torch.set_num_threads(a.threads)
     data, kind = data_of()
@@ -101,7 +102,8 @@ def main():
     # back_end counts whole epochs; here it is given one epoch of n steps: a batch limit on the largest environment
     few = min(n, steps); part = torch.cat([(ours==e).nonzero()[:few*BATCH,0] for e in range(E)]); whole = max(1, n//few)
     args = (pairs[:,part], ours[part])
-    m1 = clock('back, ours', lambda: back_end(base, *args, rng(5), epochs=whole, batch=BATCH, n_neg=NEG, lr=LR, lam=LAM, sigma=SIGMA, mean=False, how='sum', alpha=ALPHA))[0]
+    released = MaskSearch(epochs=whole, batch=BATCH, lr=LR, lam=LAM, sigma=SIGMA, alpha=ALPHA)       # base has NEG negatives
+    m1 = clock('back, ours', lambda: back_end(base, *args, rng(5), released))[0]
     m2 = clock('back, twin', lambda: twin.back(*args, rng(5), whole*few))
     if a.exact: assert min(same) == 1 and (m1-m2).abs().max() < 1e-6, (same, (m1-m2).abs().max().item())
     def full(who, k): return took[f'front, {who}'][k]/(a.f_epochs*a.rounds)*200 + took[f'back, {who}'][k]/(whole*few)*40*steps

@@ -27,6 +27,7 @@ DOOR = {
     'chunks':                 'attributes probe separation',
     'fair.attack':            'counterfactual leakage lists_per_user official per_group strict views',
     'invariant.environments': 'abroad judge',
+    'invariant.search':       'MaskSearch find_mask',
     'tables':                 'Table'}
 WHERE = {name: module for module,names in DOOR.items() for name in names.split()}
 __all__ = sorted(WHERE)

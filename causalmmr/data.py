@@ -923,7 +923,9 @@ def _rated(path): # ratings.parquet, checked: user, item, rating, label (0 chose
     t = _table(path, ['userID','itemID','rating','shown'])
     r = pd.to_numeric(t.rating, errors='coerce').to_numpy(np.float64)
     for c,ok in (('rating', np.isfinite(r)), ('shown', t.shown.isin(['chosen','uniform']).to_numpy())):
-        if not ok.all(): raise BadInput(f'{path} has {t[c].iloc[ok.argmin()]} as {c} in row {ok.argmin()}: ratings are numbers, shown is chosen or uniform')
+        if ok.all(): continue
+        row = ok.argmin()
+        raise BadInput(f'{path} has {t[c].iloc[row]} as {c} in row {row}: ratings are numbers, shown is chosen or uniform')
     u,i = (_whole(t[c], path) for c in ('userID','itemID'))
     return pd.DataFrame(dict(user=u, item=i, rating=r, label=np.where(t.shown=='chosen', 0, 2)))
 

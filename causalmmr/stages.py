@@ -19,7 +19,7 @@ from .invariant.environments import abroad, by_test, judge
 from .models.itemgraph import LATTICE
 from .models.multimodal import side_by_side
 from .models.painvrl import SETTINGS, ContentUltraGCN, constant, mask_of, tests_of
-from .store import kept, load_run, study_rows
+from .store import defaults, kept, load_run, study_rows
 from .tables import Found, Table, on_tests, tested, train
 
 # %% ../nbs/75_stages.ipynb #959d3acb
@@ -171,6 +171,7 @@ def bars(
 # %% ../nbs/75_stages.ipynb #548a7056
 TWIN = ' (constant mask)'   # what the name of a row's null ends with
 
+# %% ../nbs/75_stages.ipynb #cbe57f66
 class Masks:
     "InvRL's chain for one page: backbone, masks, final models, and tests that are the same for every row."
     def __init__(self, t:Table): # of the page
@@ -212,8 +213,9 @@ class Masks:
         "The mask of a seed, searched for with the backbone of the same seed."
         data = data or self.t.data
         name = f'mask-{Model.__name__}-{data.name}'
-        settings = self.at('backbone', 'search') | how
-        return self.t.kept(name, mask_of, Model, data, seed, self.backbone(seed, data), **settings)
+        search = defaults(Model)['model']['search'].but(self.at('search') | how)
+        own = {k: self.own[k] for k in ('d', 'n_neg')}
+        return self.t.kept(name, mask_of, Model, data, seed, self.backbone(seed, data), **own, search=search)
 
     def final(self, Model, seed, mask, data=None, **own): # settings of the final model -> as of `train`
         "The model that has the mask."

@@ -10,9 +10,10 @@ __all__ = ['SWAPPED', 'FIT', 'RANKINGS', 'FILES', 'SIZED', 'WAITED', 'LOOKED', '
            'run', 'how_stopped', 'read', 'checked', 'load_run', 'rows', 'study', 'combinations', 'study_rows']
 
 # %% ../nbs/70_store.ipynb #c70d88a8
-import dis, hashlib, importlib, importlib.util, inspect, itertools, json, os, platform, re, shutil, sys, time, warnings
+import dis, hashlib, importlib, importlib.util, inspect, itertools, json, os, platform, re, shutil, sys, time
+import warnings
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import asdict, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import CellType, FunctionType, ModuleType
@@ -68,6 +69,7 @@ def _typed(k, v, default): # name, value, default -> the value in its default's 
     if any(type(x) is int and abs(x) >= MOST for x in (v if isinstance(v, (tuple, list)) else [v])): raise BadInput(f'{k} must be below {MOST:,}.')
     if isinstance(default, float) and type(v) is int: v = float(v)
     if isinstance(default, tuple) and isinstance(v, list): v = tuple(v)
+    if is_dataclass(default): return asdict(default.but(v))    # many settings in one value, such as those of a search
     if default is None or default is inspect.Parameter.empty: return v
     if type(v) is not kind: raise BadInput(f'{k} takes {_a(kind)} such as {default!r}, not {v!r}.')
     if kind is tuple and default: return tuple(_typed(f'each of {k}', x, default[0]) for x in v)

@@ -7,7 +7,7 @@ __all__ = ['FEATURES', 'SMOKE', 'COLUMNS', 'Row', 'class_of', 'needs', 'middle',
            'searched', 'at_ends', 'inert', 'cell', 'as_markdown', 'Shown', 'or_first', 'with_published', 'tested',
            'in_words', 'budgets', 'budgets_in_words', 'forest', 'heat', 'spread', 'band', 'banded', 'beyond', 'Found',
            'in_files', 'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on',
-           'trained', 'gathered', 'wide', 'loops', 'cloud', 'on_tests', 'main_tests', 'means_starting', 'awaited',
+           'trained', 'gathered', 'by_form', 'loops', 'cloud', 'on_tests', 'main_tests', 'wide', 'named', 'awaited',
            'change', 'changes', 'choice', 'choice_in_words', 'beyond_errors', 'every_test', 'chosen']
 
 # %% ../nbs/74_tables.ipynb #c437596e
@@ -717,7 +717,7 @@ def gathered(
     return {'': t.lines(more=found)} | {n: pd.concat(x, ignore_index=True) for n,x in parts.items()}
 
 # %% ../nbs/74_tables.ipynb #424aee87
-def wide(
+def by_form(
     lines:pd.DataFrame, # of a table's file
     pattern:str,        # of the whole metric, with named groups
     rows, columns,      # names of columns or of groups
@@ -776,12 +776,20 @@ def main_tests(f, name='tests'): # Found; its tests, or its rows beside their tw
     t = f[name]
     return t[t.metric.str.startswith('recall') & ~t.test.str.startswith('environment ')].reset_index(drop=True)
 
-def means_starting(f, *starts): # Found -> [models, metrics], without the start of their names; means over seeds
+# %% ../nbs/74_tables.ipynb #ed5097a0
+def wide(f, *starts): # Found -> [models, metrics], without the start of their names; means over seeds
     "The lines of a file whose metric starts so."
     t = f[''][f[''].metric.str.startswith(starts or '')]
     name = t.metric.str.replace('^(?:' + '|'.join(starts) + ')', '', regex=True)
     return t.assign(metric=name).pivot_table(index='model', columns='metric', values='value', sort=False)
 
+def named(f, pattern): # Found; a regular expression with a named group for each part of a metric's name -> values by these parts
+    "Lines whose metric has such a name, by its parts; means over seeds."
+    parts = f[''].metric.str.extract(pattern)
+    mine = parts.notna().all(axis=1)
+    return f[''].value[mine].groupby([parts[k][mine] for k in parts], sort=False).mean()
+
+# %% ../nbs/74_tables.ipynb #b7da4765
 def awaited(f, wanted, have): # Found; names -> sentences
     "What a page asks for and no committed run has answered yet."
     missing = [w for w in wanted if w not in set(have)]
@@ -792,6 +800,7 @@ def change(r): # a line of tests -> its test, and the difference as a share of t
     base = r['mean'] - r['diff']
     return f"{r.test} {r['diff']/base:+.0%}" if base > 0 else f"{r.test} {r['diff']:+.4f}"
 
+# %% ../nbs/74_tables.ipynb #37d8401e
 def changes(f, who, base): # Found; a row, the one that it is held against -> a sentence
     "What a row costs and gains on every test, and what of it can be told from chance."
     t = main_tests(f)
@@ -814,6 +823,7 @@ def choice(f): # Found -> [rows, tests]
     said = [f'{d:+.4f} ± {e:.4f}' for d,e in zip(t['diff'], t.two_se_diff)]
     return t.assign(said=said).pivot(index='model', columns='test', values='said').loc[t.model.unique(), t.test.unique()]
 
+# %% ../nbs/74_tables.ipynb #38250ab2
 def choice_in_words(f, who, base): # Found; a row with a twin, the row that both are held against -> a sentence
     "A row against its twin, and both against the base."
     t,to_base,parts = main_tests(f, 'nulls'), f['tests'].set_index(['metric', 'test', 'model'])['diff'], []
@@ -822,6 +832,7 @@ def choice_in_words(f, who, base): # Found; a row with a twin, the row that both
         parts += [f'{r.test} {r.diff:+.4f} ± {r.two_se_diff:.4f} (to {base}: constant {alone:+.4f}, learned {own:+.4f})']
     return f"{f.dataset}, {who} against a constant mask: {'; '.join(parts)}."
 
+# %% ../nbs/74_tables.ipynb #645935c7
 def beyond_errors(f, base): # Found; the row that the others are held against -> a sentence for each test
     "Who is apart from a row by more than two standard errors over users, and who may be called better or worse."
     every = main_tests(f)
@@ -845,8 +856,9 @@ def every_test(ax, f): # axes, Found
         y = [rows.index(m) + .6*(.5 - (k+.5)/len(tests)) for m in mine.model]
         ax.errorbar(mine['mean'], y, xerr=mine.two_se, fmt='o', ms=4, lw=.8, label=f'{test}, {mine.metric.iloc[0]}')
     ax.set_yticks(range(len(rows)), rows)
-    ax.set(title=f'{f.dataset}: every row on every test', xlabel='two standard errors over users', ylim=(-.5, len(rows)-.5))
-    ax.legend(fontsize=7)
+    ax.set(title=f'{f.dataset}: every row on every test', xlabel='recall, two standard errors over users',
+           ylim=(-.5, len(rows)-.5))
+    ax.legend(fontsize=7, frameon=False, loc='upper left', bbox_to_anchor=(1, 1))
 
 # %% ../nbs/74_tables.ipynb #a2f3e768
 def chosen(

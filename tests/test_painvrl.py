@@ -1,24 +1,30 @@
 """InvRL and PaInvRL as runs: interrupted searches and runs, real sizes, both halves of a mask, and figures against an independent judge."""
+import json
 from dataclasses import replace
+from pathlib import Path
 import numpy as np, pytest, torch
-from causalmmr.models import painvrl
+from causalmmr.invariant import search
 from causalmmr.causal.scm import toy
 from causalmmr.data import BadInput, MMData, load
 from causalmmr.invariant.environments import abroad, by_test, cluster, fit_tilts, judge
-from causalmmr.models.painvrl import ContentUltraGCN, InvRL, PaInvRL, Stage, family_metrics, find_mask, mask_of, stage
+from causalmmr.invariant.search import CORRECTED, PARETO, RELEASED, MaskSearch, Stage, find_mask, stage
+from causalmmr.models.painvrl import ContentUltraGCN, InvRL, PaInvRL, family_metrics, mask_of
 from causalmmr.store import kept, load_run, run
 from causalmmr.train import evaluate, fit, rng
 
-SMALL = dict(d=8, n_neg=4, E=3, ite=2, f_epochs=1, f_rounds=1, f_restarts=1, b_epochs=1, pre_epochs=1, search_batch=256, pre_batch=512)
+SHORT = dict(E=3, ite=2, f_epochs=1, f_rounds=1, f_restarts=1, epochs=1, pre_epochs=1, batch=256, pre_batch=512)
+SMALL = dict(d=8, n_neg=4, search=SHORT)
+KNOWN = [(InvRL, [0.508605, 0.446215, 0.457088, 0.462106], 34.4822),
+         (PaInvRL, [0.528257, 0.519136, 0.438797, 0.461522], 36.8325)]                # first columns of a mask, sum of all: as the code before found them
 
 @pytest.fixture(scope='module')
 def data(): return toy(env_shift=3.).data
 
 @pytest.mark.parametrize('M', [InvRL, PaInvRL])
-@pytest.mark.parametrize('released', [True, False])
-def test_an_interrupted_run_ends_with_the_same_bits_and_does_not_search_again(data, M, released, tmp_path, monkeypatch):
+@pytest.mark.parametrize('how', [RELEASED, CORRECTED], ids=['released', 'corrected'])
+def test_an_interrupted_run_ends_with_the_same_bits_and_does_not_search_again(data, M, how, tmp_path, monkeypatch):
     def go(epochs, ckpt=None):
-        m = M(data, rng(3), released=released, **SMALL); fit(m, data, epochs=epochs, batch=512, lr=.01, patience=9, ckpt=ckpt, ckpt_seconds=0, progress=False); return m
+        m = M(data, rng(3), **SMALL | dict(search=how.but(SHORT))); fit(m, data, epochs=epochs, batch=512, lr=.01, patience=9, ckpt=ckpt, ckpt_seconds=0, progress=False); return m
     whole = go(3); go(1, tmp_path/'c.safetensors')
     monkeypatch.setattr(M, 'find', lambda *a, **k: pytest.fail('searched again'))
     broken = go(3, tmp_path/'c.safetensors')
@@ -44,21 +50,45 @@ def test_a_mask_of_older_code_other_data_or_another_backbone_is_not_read(data, t
     turned = ContentUltraGCN(data, rng(0), 8, 4).requires_grad_(False)
     turned.U.copy_(turned.U.flip(0))                                    # the same sum of all weights
     assert keep(base=turned) != first and keep(data=replace(data, train=data.train[:,:-9])) != first and there() == 3
-    was = painvrl.endless
+    was = search.endless
     def item_0(pairs, n_items, batch, n_neg, g):
         for u, j in was(pairs, n_items, batch, n_neg, g):
             j[:,1:] = 0
             yield u, j
-    monkeypatch.setattr(painvrl, 'endless', item_0)
+    monkeypatch.setattr(search, 'endless', item_0)
     assert keep() != first and there() == 4
     monkeypatch.undo()
     assert keep() == first and there() == 4
 
-@pytest.mark.parametrize('hp, word', [(dict(mask=(.5,)), 'feature column'), (dict(attention='all'), 'item, global'), (dict(front='luck', mask=()), 'released, corrected')])
+@pytest.mark.parametrize('hp, word', [(dict(mask=(.5,)), 'feature column'), (dict(attention='all'), 'item, global'), (dict(search=dict(front='luck')), 'released, corrected'), (dict(search=dict(fronts='tilt')), "no setting 'fronts'")])
 def test_settings_that_mean_nothing_are_refused(data, hp, word):
     with pytest.raises(BadInput, match=word):
-        m = PaInvRL(data, rng(0), **SMALL | hp); m.find()
+        PaInvRL(data, rng(0), **SMALL | hp)                              # before anything is trained
     with pytest.raises(BadInput, match='modality'): InvRL(replace(data, feats={}), rng(0))
+
+def test_masks_are_those_that_were_found_before_the_search_had_a_page_of_its_own(data):
+    "Another order of the draws, another default, or a setting that does not arrive would give other masks; the last digits are the machine's."
+    base = ContentUltraGCN(data, rng(0), 8, 4).requires_grad_(False)
+    short = SHORT | dict(f_rounds=2, epochs=2, lr=.02, pre_epochs=2)
+    for M, first, total in KNOWN:
+        mask = mask_of(M, data, 3, base, d=8, n_neg=4, search=short)[0]
+        assert np.allclose(mask[:4], first, atol=1e-4) and abs(sum(mask)-total) < 1e-3
+
+def test_the_search_of_a_run_is_one_setting_that_a_store_and_a_shell_can_hold(data, tmp_path, cli):
+    "Complete in the run's file, whatever was given; two ways to say the same are one run; `train` searches by itself."
+    own = dict(d=8, n_neg=4, epochs=1, batch=512)
+    row = run(InvRL, data, seed=0, out=tmp_path, progress=False, search=SHORT, **own)
+    held = json.loads((Path(row['folder'])/'run.json').read_text())['settings']['search']
+    assert MaskSearch(**held) == RELEASED.but(SHORT) and (held['E'], held['how']) == (3, 'sum')
+    assert run(InvRL, data, seed=0, out=tmp_path, progress=False, search=MaskSearch(**SHORT), **own)['run'] == row['run']
+    model = load_run(row['folder'], data=data)[0]
+    assert model.search == MaskSearch(**held) and not torch.equal(model.mask, torch.ones_like(model.mask))
+    assert run(InvRL, data, seed=0, out=tmp_path, progress=False, search=SHORT | dict(E=2), **own)['run'] != row['run']
+    args = ['train', 'PaInvRL', 'toy', '--out', tmp_path, '-p', f'search={SHORT}', '-p', 'd=8', '-p', 'n_neg=4', '-p', 'epochs=1', '-p', 'eval_every=1', '-p', 'batch=512']
+    told = cli(*args)
+    assert told.returncode == 0, told.stderr
+    wrong = cli('train', 'PaInvRL', 'toy', '--out', tmp_path, '-p', "search={'front': 'luck'}")
+    assert wrong.returncode and 'released, corrected, tilt, random' in wrong.stderr and 'Traceback' not in wrong.stderr
 
 def test_released_ndcg_is_that_of_scikit_learn_over_hits(data):
     "An independent judge: the standard NDCG by scikit-learn, and the released one from its definition."
@@ -120,8 +150,9 @@ def test_search_at_the_size_of_tiktok(real_data):
     data = load('tiktok', data_dir=real_data); assert (data.n_users, data.n_items, sorted(data.feats)) == (9308, 6710, ['a', 'v'])
     base = ContentUltraGCN(data, rng(0), 16, 4).requires_grad_(False); part = data.train[:,::8]
     small = replace(data, train=part)
-    for front, kw in (('released', dict(epochs=1, rounds=1, n_neg=4, d=8)), ('tilt', dict(restarts=1, rounds=3))):
-        mask, labels, log = find_mask(base, small, rng(0), E=4, ite=1, front=front, front_kw=kw, epochs=1, batch=2048, n_neg=4)
+    for how in (RELEASED, PARETO):
+        short = how.but(dict(E=4, ite=1, epochs=1, batch=2048, f_epochs=1, f_rounds=1, f_restarts=1))
+        mask, labels, log = find_mask(base, small, rng(0), short)
         assert mask.shape == (256,) and len(labels) == part.shape[1] and log.erm.notna().all()
 
 def test_the_large_format_of_the_release_feeds_the_models(tmp_path):
