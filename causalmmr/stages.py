@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['ALONE', 'CLOSED', 'ROWS', 'VECTORS', 'MANY', 'SLOW', 'LONG', 'BASE', 'ATTACKED', 'SCORES', 'MEANS', 'ALL', 'SERVED',
-           'SHOPS', 'EPOCHS', 'PLAYED', 'Stages', 'leak_lines', 'leak_means', 'at_most', 'with_theirs', 'frames',
-           'measured', 'attributes_of', 'leaks_of', 'leak_table', 'half_width', 'beside_base', 'overview', 'unattacked',
-           'fairest', 'unbeaten', 'trade', 'traded', 'bars', 'served_by', 'served', 'by_group', 'apart', 'paid',
-           'sizes', 'shares', 'clicks_alone', 'subsets', 'content', 'added', 'parts_attacked', 'linear', 'method',
+           'QUICK', 'AUTHORS', 'FACTORS', 'OFFICIAL', 'TRIED', 'CURVES', 'SHOPS', 'EPOCHS', 'PLAYED', 'Stages',
+           'leak_lines', 'leak_means', 'at_most', 'with_theirs', 'frames', 'measured', 'attributes_of', 'leaks_of',
+           'leak_table', 'half_width', 'beside_base', 'overview', 'unattacked', 'fairest', 'unbeaten', 'trade',
+           'traded', 'bars', 'served_by', 'served', 'by_group', 'apart', 'paid', 'sizes', 'shares', 'clicks_alone',
+           'value_shares', 'share_bars', 'subsets', 'bases', 'content', 'added', 'parts_attacked', 'linear',
+           'features_attacked', 'feature_table', 'users_of', 'scale_test', 'multiples', 'rescaled', 'method',
            'distances', 'twins', 'twin_lines', 'twin_tests']
 
 # %% ../nbs/75_stages.ipynb #4e4f1cac
 import json
+import os
 from dataclasses import replace
 from functools import cached_property
 from itertools import combinations, cycle
+from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -22,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import ttest_rel
 from .causal.scm import simulate
-from .data import describe
+from .data import describe, read_array
 from .disentangle import Split, attacker_users, one_hot, sensitive
 from .fair.attack import counterfactual, leakage, lists_per_user, per_group, views
 from .fair.filters import LEACE, RELEASED_GAME, RIVALS, FairTuning, freeze, leak
@@ -131,15 +135,19 @@ class Stages:
         many = self.t.by_scale(MANY)
         return {n: own[n] if n in own else self.row(n, self.t.seeds if n in many else 1) for n in names}
 
-    def variants(self): # -> name -> jobs
-        "FMMRec with what differs in each of the page's choices."
-        return {name: self.jobs(FMMRec, self.vectors(), off) for name,off in self.t.variants.items()}
+    def variants(self, differ=None): # name -> settings; by default the page's choices -> name -> jobs
+        "FMMRec with what differs in each row."
+        differ = self.t.variants if differ is None else differ
+        return {name: self.jobs(FMMRec, self.vectors(), own) for name,own in differ.items()}
+
+    def beside(self, rows): # name -> jobs -> runs
+        "The base and the rows."
+        return pd.concat([self.base, self.fit(rows)], ignore_index=True)
 
     def tuned(self, rows, always=''): # name -> jobs; a row that others are held against -> runs
         "The base and the rows that are asked for."
         wanted = self.t.wanted or rows
-        runs = self.fit({name: jobs for name,jobs in rows.items() if name in wanted or name == always})
-        return pd.concat([self.base, runs], ignore_index=True)
+        return self.beside({name: jobs for name,jobs in rows.items() if name in wanted or name == always})
 
     def attack(self, seen, **how): # view -> [U,d]; settings of `leakage` -> its lines
         "Both protocols on any vectors of the users."
@@ -161,12 +169,17 @@ SCORES = dict(official='official', official_prob_auc='official probability auc',
 MEANS  = [*SCORES, 'inside_se', 'lo', 'hi', 'accuracy', 'majority']
 ALL    = 'all at once'
 
-def leak_lines(leaks:pd.DataFrame)->pd.DataFrame: # of `attacked` -> model, seed, metric, value
+def leak_lines(
+    leaks:pd.DataFrame, # of `attacked`
+    more=(),            # columns with one value for each run
+)->pd.DataFrame:        # model, seed, metric, value
     "Scores of attacks as lines: *strict auc gender explicit*."
     one = leaks[leaks.attribute != ALL]
     long = one.melt(['model', 'seed', 'view', 'attribute'], list(SCORES), 'score')
     long['metric'] = long.score.map(SCORES) + ' ' + long.attribute + ' ' + long['view']
-    return long[['model', 'seed', 'metric', 'value']]
+    run = leaks.drop_duplicates(['model', 'seed'])
+    own = [run[['model', 'seed']].assign(metric=column, value=run[column]) for column in more]
+    return pd.concat([long, *own], ignore_index=True)[['model', 'seed', 'metric', 'value']]
 
 # %% ../nbs/75_stages.ipynb #1db9771a
 def leak_means(leaks:pd.DataFrame)->pd.DataFrame: # of `attacked` -> a line for each model, attribute and view
@@ -265,7 +278,8 @@ def unattacked(f:Found)->list: # -> rows; a page wants none
     lines,leaks = f[''],f['leaks'][f['leaks'].attribute != ALL]
     seeds = f.tests('recall@20').set_index('model').seeds
     strict = lines[lines.metric.str.startswith('strict auc ')].groupby(['model', 'metric']).value.agg(['count', 'mean'])
-    shown = leaks.assign(metric='strict auc ' + leaks.attribute + ' ' + leaks['view']).set_index(['model', 'metric']).auc
+    named = leaks.assign(metric='strict auc ' + leaks.attribute + ' ' + leaks['view'])
+    shown = named.set_index(['model', 'metric']).auc
     x = strict.join(shown, how='outer').reset_index()
     right = (x['count'] == x.model.map(seeds)) & ((x['mean']-x.auc).abs() < 1e-9)
     whole = right.groupby(x.model).sum() == 2*len(attributes_of(f))
@@ -282,8 +296,9 @@ def fairest(
     good = good[good['of base'] >= share]
     if not len(good): return f"{f.dataset}: no row keeps {share:.0%} of the base's Recall@20."
     best,strict = good['strict, explicit'].idxmin(),x['strict, explicit']
-    return (f"{f.dataset}: the fairest by the strict attacker with at least {share:.0%} of the base's Recall@20 is {best}: "
-            f"strict {a} {strict[best]:.3f} against the base's {strict[BASE]:.3f}, with {x['of base'][best]:.1%} of the recall.")
+    return (f"{f.dataset}: the fairest by the strict attacker with at least {share:.0%} of the base's Recall@20 is "
+            f"{best}: strict {a} {strict[best]:.3f} against the base's {strict[BASE]:.3f}, "
+            f"with {x['of base'][best]:.1%} of the recall.")
 
 def unbeaten(
     x:pd.DataFrame, # rows with recall@20, and strict, which is better the smaller
@@ -381,7 +396,8 @@ def paid(f:Found, attribute)->pd.DataFrame: # by row; without what a file from b
 def sizes(s:Stages, theirs, source)->list: # theirs: name -> the published figure -> lines
     "Sizes beside published ones."
     ours = describe(s.data).iloc[0]
-    return [dict(metric=k, value=float(ours[k]), paper_value=theirs.get(k, np.nan), source=source if k in theirs else '')
+    known = {k: dict(paper_value=value, source=source) for k,value in theirs.items()}
+    return [dict(metric=k, value=float(ours[k])) | known.get(k, dict(paper_value=np.nan, source=''))
             for k in ('users', 'items', 'pairs', 'train', 'valid', 'test', 'sparsity')]
 
 def shares(s:Stages, theirs, source)->list: # theirs: attribute -> the commonest value's share -> lines
@@ -400,12 +416,26 @@ def clicks_alone(s:Stages, width=64, n=1500)->list: # columns of the projection,
     "What attackers find in the clicks, and a quick attacker in another user's."
     seen = s.means(torch.randn(s.data.n_items, width, generator=torch.Generator().manual_seed(0)))
     t = s.attack({'clicks': seen})
-    found = [dict(metric=f'{score} {r.attribute}, clicks', value=getattr(r, column)) for r in t[t.attribute != ALL].itertuples()
-             for score,column in {'strict auc': 'auc', 'official': 'official', 'chance': 'chance95'}.items()]
+    scores = {'strict auc': 'auc', 'official': 'official', 'chance': 'chance95'}
+    found = [dict(metric=f'{score} {r.attribute}, clicks', value=getattr(r, column))
+             for r in t[t.attribute != ALL].itertuples() for score,column in scores.items()]
     some = torch.randperm(s.data.n_users, generator=torch.Generator().manual_seed(1))[:n]
     classes = {a: c[some] for a,c in s.labels.items()}
     return found + [dict(metric='quick auc, own clicks', value=leak(seen[some], classes)),
                     dict(metric="quick auc, another's clicks", value=leak(seen[some.flip(0)], classes))]
+
+# %% ../nbs/75_stages.ipynb #50b5a04e
+def value_shares(f:Found)->list: # of what `shares` has counted -> attribute, the share of each of its values
+    "How common the values of each attribute are."
+    x = f[''].set_index('metric').value.filter(regex='^share ')
+    named = x.index.str.extract(r'share (.+)=(.+)')
+    x = x.set_axis(pd.MultiIndex.from_frame(named))
+    return [(a, x[a]) for a in dict.fromkeys(named[0])]
+
+def share_bars(ax, f:Found, a, share): # axes, an attribute, of `value_shares`; for `Table.panels`
+    "The shares as bars."
+    ax.bar(share.index.astype(int), share)
+    ax.set(title=f'{f.dataset}: {a}', xlabel='value', ylabel='share of users')
 
 # %% ../nbs/75_stages.ipynb #b8f67471
 def subsets(data)->dict: # 'a+v' -> the data with these modalities only
@@ -413,6 +443,15 @@ def subsets(data)->dict: # 'a+v' -> the data with these modalities only
     mods = sorted(data.feats)
     every = [c for n in range(1, len(mods)+1) for c in combinations(mods, n)]
     return {'+'.join(c): replace(data, feats={m: data.feats[m] for m in c}) for c in every}
+
+QUICK = {'smoke': dict(epochs=2, eval_every=2), 'paper': {},             # of the base, for many trainings
+         'cpu': dict(epochs=30, batch=65536, lr=1e-2, eval_every=5, patience=2)}
+
+def bases(s:Stages, shops)->pd.DataFrame: # name -> data -> runs, with all seeds
+    "A base for each of several shops."
+    loop = s.settings['base'] | s.t.by_scale(QUICK)
+    return s.fit({name: [dict(model=LATTICE, data=shop, seed=seed) | loop for seed in range(s.t.seeds)]
+                  for name,shop in shops.items()})
 
 def content(s:Stages)->dict: # 'a+v' -> [U,d]
     "The means of a user's items, for each subset."
@@ -426,7 +465,12 @@ def added(score:pd.Series)->list: # by subset -> differences
             if sets[small] < sets[big] and len(sets[big]) == len(sets[small])+1]
 
 # %% ../nbs/75_stages.ipynb #2030dbcb
-def parts_attacked(s:Stages, parts, **more)->pd.DataFrame: # parts: modality -> Split; more columns -> lines, model is the modality
+def parts_attacked(
+    s:Stages,
+    parts:dict,      # modality -> Split
+    kind:str,        # how they were made
+    seed=0,          # with which seed
+)->pd.DataFrame:     # lines; model is 'v, true labels'
     "What attackers find in every modality and in its parts."
     found = []
     for m,split in parts.items():
@@ -434,7 +478,7 @@ def parts_attacked(s:Stages, parts, **more)->pd.DataFrame: # parts: modality -> 
         seen = {'original': s.means(x), 'biased': s.means(split.biased), 'filtered': s.means(split.filtered)}
         cosine = F.cosine_similarity(seen['filtered'], seen['original'], dim=1).mean().item()
         norm = (split.filtered.norm(dim=1).mean()/x.norm(dim=1).mean()).item()
-        found.append(s.attack(seen).assign(model=m, cosine=cosine, norm=norm, **more))
+        found.append(s.attack(seen).assign(model=f'{m}, {kind}', seed=seed, cosine=cosine, norm=norm))
     return pd.concat(found, ignore_index=True)
 
 def linear(s:Stages, x, original)->float: # [I,d] features, and what they were -> the widest gap
@@ -444,6 +488,81 @@ def linear(s:Stages, x, original)->float: # [I,d] features, and what they were -
     seen,before = (s.means(z)[known].double() for z in (x, original))
     scaled = (seen-seen.mean(0))/before.std(0).clamp(min=1e-9)
     return ((labels-labels.mean(0)).T@scaled/len(seen)).abs().max().item()
+
+# %% ../nbs/75_stages.ipynb #eff3c4ff
+def features_attacked(
+    s:Stages,
+    parts:dict,      # disentangler -> modality -> Split
+)->tuple:            # means of attacks, model is 'v erase'; lines of what is left
+    "What attackers find in filtered features and in the originals, and how far classes lie apart in them."
+    original = s.data.feats
+    x = {f'{m} original': z for m,z in sorted(original.items())}
+    x |= {f'{m} {how}': split[m].filtered for m in sorted(original) for how,split in parts.items()}
+    found = s.attack({name: s.means(z) for name,z in x.items()}).rename(columns=dict(view='model'))
+    left = [dict(model=name, metric='linear', value=linear(s, z, original[name.split()[0]])) for name,z in x.items()]
+    return leak_means(found.assign(view='features')), pd.DataFrame(left)
+
+def feature_table(
+    f:Found,
+    score='auc',
+    attribute='',    # by default the first
+)->pd.DataFrame:     # [original and disentanglers, modalities]
+    "A score of the features by how they were filtered."
+    x = f['features'][f['features'].attribute == (attribute or attributes_of(f)[0])]
+    names = x.model.str.split(' ', n=1, expand=True)
+    x = x.assign(modality=names[0], part=names[1])
+    return x.pivot_table(index='part', columns='modality', values=score, sort=False)
+
+# %% ../nbs/75_stages.ipynb #266032b1
+AUTHORS = {'ml1m': 'lattice_user*'}     # data set -> the authors' file beside its data
+FACTORS = {
+    'smoke': (2., 1., .5, .1),
+    'cpu':   (4., 2., 1., .5, .25, .1),
+    'paper': (8., 4., 2., 1., .75, .5, .25, .1, .05)}
+OFFICIAL = {'smoke': 60, 'cpu': 1000, 'paper': 1000}     # epochs of the official attacker
+TRIED = ['official', 'official_last', 'official_prob_auc', 'auc', 'lo', 'hi', 'chance95']
+
+def users_of(s:Stages)->tuple: # -> [U,d], whose they are
+    "The released user vectors, or those of our base."
+    root = Path(s.t.data_dir or os.environ.get('CAUSALMMR_DATA', '.'))
+    files = sorted((root/s.t.dataset).glob(AUTHORS[s.t.dataset])) if s.t.dataset in AUTHORS else []
+    if not files: return s.vectors('plain').user, 'our LATTICE'
+    return torch.tensor(np.asarray(read_array(files[0]), np.float32)), 'the released LATTICE'
+
+def scale_test(s:Stages)->list: # -> lines
+    "The first attribute in every multiple of the users' vectors, and in the rotated ones."
+    x,whose = users_of(s)
+    turn = torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], generator=torch.Generator().manual_seed(1)))[0]
+    seen = {f'x {k:g}': k*x for k in s.t.by_scale(FACTORS)} | {'rotated': x@turn}
+    how = dict(seeds=max(3, s.t.seeds), epochs=s.t.by_scale(OFFICIAL))
+    found = {name: s.attack({name: z}, **how).iloc[0] for name,z in seen.items()}
+    return [dict(model=name, metric=score, value=a[score], source=whose) for name,a in found.items() for score in TRIED]
+
+# %% ../nbs/75_stages.ipynb #d704428f
+def multiples(f:Found)->pd.DataFrame: # of `scale_test` -> by factor, rising
+    "The scores of every multiple."
+    x = f[''].pivot_table(index='model', columns='metric', values='value', sort=False).drop(index='rotated')
+    return x.set_index(x.index.str.removeprefix('x ').astype(float)).sort_index()
+
+CURVES = {
+    'auc':               ('strict: strongest of several attackers', 'C0', '-'),
+    'official_prob_auc': ("the published attacker's probabilities", 'C7', '--'),
+    'official':          ('published score: its thresholded answers', 'C3', '-')}
+
+def rescaled(ax, f:Found): # for `Table.panels`
+    "Three scores over the factor."
+    x = multiples(f)
+    for score,(name,color,style) in CURVES.items():
+        ax.plot(x.index, x[score], style, marker='o', color=color, label=name, lw=2)
+    if 'lo' in x: ax.fill_between(x.index, x.lo, x.hi, color='C0', alpha=.12, lw=0)
+    ax.axhline(.5, color='black', lw=.8)
+    ax.annotate('nothing found: reads as perfectly fair', (1, .5), xycoords=('axes fraction', 'data'),
+                xytext=(-4, 4), textcoords='offset points', ha='right', fontsize=9)
+    ax.set_xscale('log', base=2)
+    ax.set_xticks(x.index, [f'{k:g}' for k in x.index])
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.grid(axis='y', alpha=.3)
+    ax.legend(frameon=False, loc='lower right', bbox_to_anchor=(1, .15))
 
 # %% ../nbs/75_stages.ipynb #92a7791f
 SHOPS = {
@@ -473,7 +592,12 @@ def method(
 # %% ../nbs/75_stages.ipynb #5d2a9fbe
 PLAYED = {'smoke': ('base', 'FMMRec (harder)'), 'cpu': (), 'paper': ()}      # rows by scale; (): all of the page's
 
-def distances(t:Table, name, world, arrow)->pd.DataFrame: # of a page; a row, a seed, the arrow's strength -> by user: flipped, noise
+def distances(
+    t:Table,         # of the page
+    name:str,        # 'base', or one of ROWS
+    world:int,       # its seed
+    arrow:float,     # how strongly gender makes preference
+)->pd.DataFrame:     # by user: flipped, noise
     "One method in one world and in its twin."
     shop = simulate(rng(world), exposure=.3, content=3., sensitive=arrow, **t.by_scale(SHOPS))
     found = counterfactual(method(name, t.by_scale(EPOCHS)), shop, 'gender', seed=0)
@@ -482,8 +606,8 @@ def distances(t:Table, name, world, arrow)->pd.DataFrame: # of a page; a row, a 
 def twins(t:Table)->pd.DataFrame: # of a page whose choices are base and rows -> `distances` of all
     "As many worlds as the page has seeds, with the arrow cut and in place."
     names = t.by_scale(PLAYED) or t.choices
-    return pd.concat([distances(t, name, world, arrow) for world in range(t.seeds) for arrow in (0., 1.5) for name in names],
-                     ignore_index=True)
+    every = [(name, world, arrow) for world in range(t.seeds) for arrow in (0., 1.5) for name in names]
+    return pd.concat([distances(t, *one) for one in every], ignore_index=True)
 
 def twin_lines(users)->pd.DataFrame: # of `twins` -> lines: *flipped, arrow cut*
     "Means over users of every world."
