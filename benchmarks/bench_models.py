@@ -13,7 +13,7 @@ Sets: TikTok with its features, and Baby's pairs with made features 4,096 and 38
 random graphs of the same size with made features, and the table says so.
 """
 import argparse, json, os, resource, subprocess, sys, time
-from bench import BATCH, D, L, Peer, SIZES, pairs_of
+from bench import BATCH, L, Peer, SIZES, pairs_of
 
 SIZES['tiktok'] = (9308, 6710, 59541, 3051, 6197)
 WIDTHS = dict(tiktok=dict(v=128, a=128), baby=dict(v=4096, t=384))
