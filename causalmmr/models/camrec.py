@@ -244,6 +244,7 @@ def counted_nce(
     block=64,  # rows at a time
 )->Tensor:     # [] mean over the batch
     "`info_nce(a[ids], b[ids])`, each distinct node computed once."
+    if not tau >= .02: raise BadInput(f'tau={tau!r} must be at least .02: similarities of one pass a float at less.')
     k,n = ids.unique(return_counts=True)
     x,y = (F.normalize(v.index_select(0, k), dim=1) for v in (a, b))
     return _CountedNCE.apply(x, y, n.to(a), tau, block)
