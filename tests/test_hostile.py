@@ -1,5 +1,5 @@
 """No way in, and no word that ends in a traceback: each test has the attack, or the odd word, as its input."""
-import json, os, pickle, struct, subprocess, sys, warnings, zipfile
+import json, os, pickle, struct, sys, warnings, zipfile
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from causalmmr import cli as program, data as D, store
