@@ -32,6 +32,7 @@ def given_to(w:World)->MMData:
     PROPENSITY[data.name] = w.propensity(everybody(w))
     return data
 
+# %% ../nbs/64_contest.ipynb #836931f5
 class IPSMF(IPSBPR):
     "MF-BPR, every training pair weighted by its inverse propensity, which the world knows."
     def __init__(self, data, g, d=64, reg=1e-4):
@@ -75,6 +76,7 @@ def lasted(
     steps = row['epochs']*math.ceil(data.train.shape[1]/batch)
     return dict(steps=steps, looks=len(looks), first=looks[0], last=looks[-1], late=late_gain(looks))
 
+# %% ../nbs/64_contest.ipynb #371be31f
 def how_trained(
     runs:pd.DataFrame, # of lasted, with model
 )->pd.DataFrame:       # [models], with rising
@@ -107,6 +109,7 @@ def score_of(
     if getattr(model, 'theory', False): return torch.logit(model.eval().preference(u).cpu().double(), eps=1e-9).float()
     return model.eval().scores(u).cpu()
 
+# %% ../nbs/64_contest.ipynb #b595d9bf
 def own_errors(
     name:str, model,
     w:World,
@@ -148,11 +151,13 @@ def values(
     t = lines[(lines.question == question) & (lines.metric == metric)]
     return t.pivot(index='model', columns=['strength', 'world'], values='value').reindex(t.model.unique())
 
+# %% ../nbs/64_contest.ipynb #e98eb2f8
 def both_ends(lines, question, metric='relative error'): # -> two of [methods, worlds]
     "Without the bias, and with the strongest."
     v = values(lines, question, metric)
     return v[v.columns[0][0]],v[v.columns.unique('strength').max()]
 
+# %% ../nbs/64_contest.ipynb #2ff142d1
 def with_intervals(lines, question, metric='relative error', digits=3): # -> [methods, strengths] of text, worlds
     "Means over worlds with the interval's half."
     v = values(lines, question, metric)
@@ -169,6 +174,7 @@ def told_apart(
     sure = '' if abs(d.mean()) > half_width(d) else ' (not told from nothing)'
     return f'{d.mean():+.4f} ± {half_width(d):.4f}{sure}'
 
+# %% ../nbs/64_contest.ipynb #15fd21eb
 def versus(
     first, second, # figures of two models, one per world
     unfinished=(), # which of them are still rising
@@ -180,6 +186,7 @@ def versus(
     if unfinished: said = f' not judged, since {", ".join(unfinished)} is still rising'
     return f'{len(d)} worlds: {d.mean():+.4f} ± {half_width(d):.4f}, p={p:.2g}{said}'
 
+# %% ../nbs/64_contest.ipynb #99646c3b
 def edges(
     lines:pd.DataFrame, # as of values
 )->pd.DataFrame:        # model: 'question | metric | method'; metric: no bias, strongest bias; seed: the world
@@ -198,6 +205,7 @@ def growth(lines, metric): # -> [methods, worlds]
     free,strong = both_ends(lines, QUESTION, metric)
     return strong-free
 
+# %% ../nbs/64_contest.ipynb #c11105df
 def taken(lines): # -> (method, world) -> strata, random, difference
     "Which share of the growth strata take, in units of what the true strata take."
     grown,by_chance = growth(lines, 'error'),growth(lines, 'error of random strata')
@@ -225,6 +233,7 @@ def against_twins(
     ax.set(title=title, xlabel='error against the known truth, 95 % over worlds', xlim=(0, None))
     ax.legend(frameon=False, fontsize=8)
 
+# %% ../nbs/64_contest.ipynb #40509a3c
 def with_twins(rows): # [methods, worlds], twins by the name 'wrong twin of …' -> methods, their twins
     "Twins under the names of their methods."
     wrong = rows.index.str.startswith('wrong twin of ')

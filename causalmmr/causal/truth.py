@@ -24,6 +24,7 @@ def everybody(w:World)->Tensor: # -> [U]
     "All users of a world."
     return torch.arange(w.p.n_users)
 
+# %% ../../nbs/16_truth.ipynb #bd28b274
 def fashion_shop(
     seed:int,
     **strength, # of the simulator: personalised
@@ -31,6 +32,7 @@ def fashion_shop(
     "A shop without accidents, whose styles stand at the places of their strata."
     return simulate(rng(seed), n_users=400, n_items=600, confounding=4, accidents=0, spread=0, **strength)
 
+# %% ../../nbs/16_truth.ipynb #72d65e3f
 def pushed(
     s:World,
     c:float, # between 0 and 1: how closely push follows fashion
@@ -67,6 +69,7 @@ def ips_by_stratum(
     p = p/p.sum(0)
     return ips(t.long(), y.double(), p[t.long(), z], T=2, n=len(t)).effect()[0]
 
+# %% ../../nbs/16_truth.ipynb #524626bc
 def doors(
     w:World,
     push:Tensor, # [I] bool
@@ -118,6 +121,7 @@ def as_lines(
     at = dict(question=question, strength=float(strength), world=world)
     return [at | dict(model=m, metric=metric, value=float(x)) for (m,metric),x in found.items()]
 
+# %% ../../nbs/16_truth.ipynb #14107c55
 def door_lines(
     seed:int,          # of the world
     fashion,           # how closely push follows it
@@ -138,6 +142,7 @@ def user_groups(w:World)->Tensor: # -> [8,U] mean over the users of a group
     g = torch.eye(8)[(w['style_taste'][:,:3] > 0).long()@torch.tensor([1, 2, 4])].T
     return g/g.sum(1, keepdim=True).clamp(min=1)
 
+# %% ../../nbs/16_truth.ipynb #dc17cb64
 def dealt(
     z:Tensor, # [I] strata
     seed:int,
@@ -146,6 +151,7 @@ def dealt(
     "Strata of the same sizes, dealt at random."
     return z[torch.randperm(len(z), generator=source(seed, 'random strata', k))]
 
+# %% ../../nbs/16_truth.ipynb #07dfc2d5
 def k_means(
     feats:dict, # modality -> [I,d]
     n:int,
@@ -178,6 +184,7 @@ def standard(x): # -> mean 0, deviation 1
     "A score without its unit."
     return (x-x.mean())/x.std()
 
+# %% ../../nbs/16_truth.ipynb #ddb7639d
 def on_the_line(
     score:Tensor,  # [U,I]
     labels:Tensor, # [U,I]
@@ -186,6 +193,7 @@ def on_the_line(
     x = torch.stack([standard(score).flatten(), torch.ones(score.numel())], 1)
     return torch.sigmoid(x@logit_fit(labels.flatten()[None], x)[0]).view_as(score)
 
+# %% ../../nbs/16_truth.ipynb #8723eab4
 def on_curves(
     score:Tensor,  # [8,I] of groups
     labels:Tensor, # [8,I]
@@ -194,6 +202,7 @@ def on_curves(
     "A curve of each group's own, summed over strata."
     return torch.cat([adjusted_preference(y[None], s[:,None], z) for y,s in zip(labels, score)])
 
+# %% ../../nbs/16_truth.ipynb #6cfb4322
 def unbiased_clicks(w:World)->Tensor: # -> [U,I]
     "Clicks divided by the true propensity: unbiased of preference."
     return impressions(w)[1].float()/w.propensity(everybody(w))
@@ -218,6 +227,7 @@ class GivenScores(Recommender):
 
     def scores(self, u): return self.y[u]
 
+# %% ../../nbs/16_truth.ipynb #f327f1a5
 def references(
     w:World,
     data, # of the world, with the test that is asked
@@ -236,6 +246,7 @@ def half_width(
     x = x[~np.isnan(x)]
     return student.ppf(.975, len(x)-1)*x.std(ddof=1)/len(x)**.5 if len(x) > 1 else math.nan
 
+# %% ../../nbs/16_truth.ipynb #a7db4ad3
 def late_gain(
     looks:np.ndarray, # validation figures of a run
 )->float:

@@ -388,6 +388,7 @@ def known_values(a): # an Attribute -> how many values it has, the unknown one l
     "Values that somebody knows."
     return len(a.names)-(a.names[-1] == 'unknown')
 
+# %% ../../nbs/62_addrl.ipynb #fd320b2f
 def what_users_did(
     data,
     a, # an Attribute of its items
@@ -416,6 +417,7 @@ def what_the_model_says(
     x = pd.concat(blocks).to_numpy()[:,:n]
     return x[:,(n+1)//2:].mean(1)-x[:,:n//2].mean(1)
 
+# %% ../../nbs/62_addrl.ipynb #1f9ab7af
 def known_of_users(
     model, data, # as above
     least=5,     # training items of a user who counts
@@ -509,6 +511,7 @@ def value_ranks(a): # an Attribute -> [I] from 0 to 1; unknown: nan
     if a.names[-1] == 'unknown': value = value.where(value < len(a.names)-1)
     return torch.tensor(value.rank(pct=True).to_numpy())
 
+# %% ../../nbs/62_addrl.ipynb #8f357a98
 def upper_half(a, data, users): # -> [n] bool
     "Whose training items have values above those of the median user."
     u,i = data.train
@@ -516,6 +519,7 @@ def upper_half(a, data, users): # -> [n] bool
     mean = (total/torch.bincount(u, minlength=data.n_users).clamp(min=1))[users]
     return mean >= mean.median()
 
+# %% ../../nbs/62_addrl.ipynb #21c02cab
 def pulled_apart(
     a,            # an Attribute
     data,
@@ -586,6 +590,7 @@ def change_correlation(found, true): # [values,n,m] twice -> [n]
     pair = lambda k: torch.corrcoef(torch.stack([found[:,k].flatten(), true[:,k].flatten()]))[0,1]
     return torch.stack([pair(k) for k in range(found.shape[1])]).nan_to_num(0).double()
 
+# %% ../../nbs/62_addrl.ipynb #e340aed7
 @torch.no_grad()
 def exchange_line(
     model,        # an ADDRL
@@ -658,6 +663,7 @@ def open_questions(
         'sparsity': [(f'{who}, {s}', d, off) for s,d in part.items() for who,off in VARIANTS.items()],
         'kind': [(f'{kind}: {", ".join(a)}', data, dict(attributes=a)) for kind,a in kinds.items() if a]}
 
+# %% ../../nbs/62_addrl.ipynb #7a63f267
 def held_against(
     question:str,
     rows:list, # names of its rows, in their order
