@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['ALONE', 'CLOSED', 'ROWS', 'VECTORS', 'MANY', 'SLOW', 'LONG', 'BASE', 'ATTACKED', 'SCORES', 'MEANS', 'ALL', 'SERVED',
-           'QUICK', 'AUTHORS', 'FACTORS', 'OFFICIAL', 'TRIED', 'CURVES', 'SHOPS', 'EPOCHS', 'PLAYED', 'TWIN', 'Stages',
-           'leak_lines', 'leak_means', 'at_most', 'with_theirs', 'frames', 'measured', 'attributes_of', 'leaks_of',
-           'leak_table', 'half_width', 'beside_base', 'overview', 'unattacked', 'fairest', 'unbeaten', 'trade',
-           'traded', 'bars', 'served_by', 'served', 'by_group', 'apart', 'paid', 'sizes', 'shares', 'clicks_alone',
-           'value_shares', 'share_bars', 'subsets', 'bases', 'content', 'added', 'parts_attacked', 'linear',
-           'features_attacked', 'feature_table', 'users_of', 'scale_test', 'multiples', 'rescaled', 'method',
+           'QUICK', 'AUTHORS', 'FACTORS', 'OFFICIAL', 'TRIED', 'CURVES', 'SHOPS', 'EPOCHS', 'PLAYED', 'TWIN', 'Chain',
+           'Stages', 'leak_lines', 'leak_means', 'at_most', 'with_theirs', 'frames', 'measured', 'attributes_of',
+           'leaks_of', 'leak_table', 'half_width', 'beside_base', 'overview', 'unattacked', 'fairest', 'unbeaten',
+           'trade', 'traded', 'bars', 'served_by', 'served', 'by_group', 'apart', 'paid', 'sizes', 'shares',
+           'clicks_alone', 'value_shares', 'share_bars', 'subsets', 'bases', 'content', 'added', 'parts_attacked',
+           'linear', 'features_attacked', 'feature_table', 'users_of', 'scale_test', 'multiples', 'rescaled', 'method',
            'distances', 'twins', 'twin_lines', 'twin_tests', 'Masks']
 
 # %% ../nbs/75_stages.ipynb #4e4f1cac
@@ -78,8 +78,9 @@ LONG = {'smoke': (2,), 'cpu': (50, 50, 100), 'paper': (100,)}               # ep
 BASE = 'LATTICE'                                               # the base's row, by its name
 ATTACKED = {'smoke': ('gender',), 'cpu': (), 'paper': ()}      # attributes by scale; (): all that the data have
 
-class Stages:
-    "FMMRec's chain for one page: base, split, rows, attack."
+# %% ../nbs/75_stages.ipynb #bb2dcc26
+class Chain:
+    "Base, split and frozen vectors of one page."
     def __init__(self,
         t:Table,         # of the page
         attributes=None, # to hide and to attack; by default those of ATTACKED
@@ -118,6 +119,9 @@ class Stages:
         "The mean of what a user's items have."
         return row_mean(self.data.train, (self.data.n_users, self.data.n_items))@x
 
+# %% ../nbs/75_stages.ipynb #f7f29f15
+class Stages(Chain):
+    "FMMRec's chain for one page: base, split, rows, attack."
     def jobs(self, Model, base, settings={}, seeds=0): # 0: the page's seeds
         "One job for each seed: filters tuned on a frozen base."
         own = dict(model=Model, base=base) | self.settings['tune'] | settings
@@ -173,6 +177,7 @@ SCORES = dict(official='official', official_prob_auc='official probability auc',
 MEANS  = [*SCORES, 'inside_se', 'lo', 'hi', 'accuracy', 'majority']
 ALL    = 'all at once'
 
+# %% ../nbs/75_stages.ipynb #977f3f0c
 def leak_lines(
     leaks:pd.DataFrame, # of `attacked`
     more=(),            # columns with one value for each run
@@ -195,11 +200,13 @@ def at_most(runs): # of `tuned` -> by row
     "How many epochs a row was given, by seed."
     return runs.groupby('model').settings.agg(lambda own: ', '.join(str(json.loads(s)['epochs']) for s in own))
 
+# %% ../nbs/75_stages.ipynb #744e9d0a
 def with_theirs(lines, published): # of `leak_lines`; (row, metric) -> (the published figure, its source)
     "Scores of attacks beside published ones."
     theirs = [published.get(x, (np.nan, '')) for x in zip(lines.model, lines.metric)]
     return lines.assign(paper_value=[value for value,_ in theirs], source=[source for _,source in theirs])
 
+# %% ../nbs/75_stages.ipynb #136a50fa
 def frames(
     s:Stages,
     runs:pd.DataFrame,        # of `tuned`
@@ -233,6 +240,7 @@ def attributes_of(f:Found)->list: # -> names
     names = f['leaks'].attribute if 'leaks' in f else f[''].metric.str.extract(r'^recall@20 (.+)=')[0].dropna()
     return [a for a in dict.fromkeys(names) if a != ALL]
 
+# %% ../nbs/75_stages.ipynb #c7f48614
 def leaks_of(
     f:Found,
     view='explicit',
@@ -243,6 +251,7 @@ def leaks_of(
     mine = (t.attribute == (attribute or attributes_of(f)[0])) & (t['view'] == view)
     return t[mine].set_index('model').reindex(columns=MEANS)
 
+# %% ../nbs/75_stages.ipynb #6052077d
 def leak_table(
     f:Found,
     score='auc',                     # one of MEANS
@@ -253,6 +262,7 @@ def leak_table(
     one = f['leaks'][f['leaks'].attribute != ALL]
     return one.pivot_table(index=list(rows), columns=list(columns), values=score, sort=False)
 
+# %% ../nbs/75_stages.ipynb #aabfed01
 def half_width(leaks)->float: # lines with lo and hi
     "Half of an interval of the strict score, on average: less than this is no difference."
     return ((leaks.hi-leaks.lo)/2).mean()
@@ -272,6 +282,7 @@ def beside_base(f:Found)->pd.DataFrame: # by model
     if 'at most' in t: out[['epochs', 'at most']] = t[['epochs', 'at most']]
     return out.dropna(axis=1, how='all')
 
+# %% ../nbs/75_stages.ipynb #8674aa5a
 def overview(f:Found)->list: # -> for `Table.say`
     "The command, and every row beside the base."
     return [f.heading(), beside_base(f).round(4)]
@@ -304,6 +315,7 @@ def fairest(
             f"{best}: strict {a} {strict[best]:.3f} against the base's {strict[BASE]:.3f}, "
             f"with {x['of base'][best]:.1%} of the recall.")
 
+# %% ../nbs/75_stages.ipynb #030072e0
 def unbeaten(
     x:pd.DataFrame, # rows with recall@20, and strict, which is better the smaller
 )->pd.DataFrame:
@@ -351,12 +363,14 @@ def bars(
 # %% ../nbs/75_stages.ipynb #c6dc52eb
 SERVED = ['recall@20', 'ndcg@20', 'exposure']
 
+# %% ../nbs/75_stages.ipynb #ae35481e
 def served_by(s, run): # the stages, a run -> for each attribute: by group, differences
     "One run by the groups of every attribute."
     lists = lists_per_user(load_run(run.folder, data=s.data)[0], s.data)
     of = {a: per_group(lists[SERVED], s.data.users[a].iloc[lists.user].to_numpy()) for a in s.labels}
     return [[x.assign(model=run.model, seed=run.seed, attribute=a) for x in both] for a,both in of.items()]
 
+# %% ../nbs/75_stages.ipynb #3b06af4c
 def served(
     s:Stages,
     runs:pd.DataFrame, # of `tuned`
@@ -376,6 +390,7 @@ def by_group(f:Found, attribute, what='recall@20')->pd.DataFrame: # what: one of
     x = mine.pivot_table(index='model', columns='metric', values='value', sort=False)
     return x.rename(columns=lambda m: m.removeprefix(f'{what} '))
 
+# %% ../nbs/75_stages.ipynb #058cb278
 def apart(f:Found, attribute)->pd.Series: # by row
     "Recall@20 of the best- less that of the worst-served group."
     x = by_group(f, attribute)
@@ -404,6 +419,7 @@ def sizes(s:Stages, theirs, source)->list: # theirs: name -> the published figur
     return [dict(metric=k, value=float(ours[k])) | known.get(k, dict(paper_value=np.nan, source=''))
             for k in ('users', 'items', 'pairs', 'train', 'valid', 'test', 'sparsity')]
 
+# %% ../nbs/75_stages.ipynb #f2cd1be5
 def shares(s:Stages, theirs, source)->list: # theirs: attribute -> the commonest value's share -> lines
     "How common values are: among the users who are attacked, and among all."
     found = [dict(metric='users attacked', value=float(s.test.sum()))]
@@ -436,6 +452,7 @@ def value_shares(f:Found)->list: # of what `shares` has counted -> attribute, th
     x = x.set_axis(pd.MultiIndex.from_frame(named))
     return [(a, x[a]) for a in dict.fromkeys(named[0])]
 
+# %% ../nbs/75_stages.ipynb #24c54856
 def share_bars(ax, f:Found, a, share): # axes, an attribute, of `value_shares`; for `Table.panels`
     "The shares as bars."
     ax.bar(share.index.astype(int), share)
@@ -448,20 +465,24 @@ def subsets(data)->dict: # 'a+v' -> the data with these modalities only
     every = [c for n in range(1, len(mods)+1) for c in combinations(mods, n)]
     return {'+'.join(c): replace(data, feats={m: data.feats[m] for m in c}) for c in every}
 
+# %% ../nbs/75_stages.ipynb #018b4dc5
 QUICK = {'smoke': dict(epochs=2, eval_every=2), 'paper': {},             # of the base, for many trainings
          'cpu': dict(epochs=30, batch=65536, lr=1e-2, eval_every=5, patience=2)}
 
+# %% ../nbs/75_stages.ipynb #1069ba1e
 def bases(s:Stages, shops)->pd.DataFrame: # name -> data -> runs, with all seeds
     "A base for each of several shops."
     loop = s.settings['base'] | s.t.by_scale(QUICK)
     return s.fit({name: [dict(model=LATTICE, data=shop, seed=seed) | loop for seed in range(s.t.seeds)]
                   for name,shop in shops.items()})
 
+# %% ../nbs/75_stages.ipynb #d98d4639
 def content(s:Stages)->dict: # 'a+v' -> [U,d]
     "The means of a user's items, for each subset."
     x = {m: s.means(z)/z.norm(dim=1).mean() for m,z in s.data.feats.items()}
     return {name: torch.cat([x[m] for m in shop.feats], 1) for name,shop in subsets(s.data).items()}
 
+# %% ../nbs/75_stages.ipynb #51386483
 def added(score:pd.Series)->list: # by subset -> differences
     "What each modality changes that is added to a subset."
     sets = {m: frozenset(m.split('+')) for m in score.index}
@@ -485,6 +506,7 @@ def parts_attacked(
         found.append(s.attack(seen).assign(model=f'{m}, {kind}', seed=seed, cosine=cosine, norm=norm))
     return pd.concat(found, ignore_index=True)
 
+# %% ../nbs/75_stages.ipynb #1735e454
 def linear(s:Stages, x, original)->float: # [I,d] features, and what they were -> the widest gap
     "How far classes of users whose labels were seen lie apart in their means, in deviations of the original."
     labels,known = one_hot(sensitive(s.data, known=~s.test))
@@ -506,6 +528,7 @@ def features_attacked(
     left = [dict(model=name, metric='linear', value=linear(s, z, original[name.split()[0]])) for name,z in x.items()]
     return leak_means(found.assign(view='features')), pd.DataFrame(left)
 
+# %% ../nbs/75_stages.ipynb #0ea2955a
 def feature_table(
     f:Found,
     score='auc',
@@ -526,6 +549,7 @@ FACTORS = {
 OFFICIAL = {'smoke': 60, 'cpu': 1000, 'paper': 1000}     # epochs of the official attacker
 TRIED = ['official', 'official_last', 'official_prob_auc', 'auc', 'lo', 'hi', 'chance95']
 
+# %% ../nbs/75_stages.ipynb #94eb8ec9
 def users_of(s:Stages)->tuple: # -> [U,d], whose they are
     "The released user vectors, or those of our base."
     root = Path(s.t.data_dir or os.environ.get('CAUSALMMR_DATA', '.'))
@@ -533,6 +557,7 @@ def users_of(s:Stages)->tuple: # -> [U,d], whose they are
     if not files: return s.vectors('plain').user, 'our LATTICE'
     return torch.tensor(np.asarray(read_array(files[0]), np.float32)), 'the released LATTICE'
 
+# %% ../nbs/75_stages.ipynb #293d822c
 def scale_test(s:Stages)->list: # -> lines
     "The first attribute in every multiple of the users' vectors, and in the rotated ones."
     x,whose = users_of(s)
@@ -548,11 +573,13 @@ def multiples(f:Found)->pd.DataFrame: # of `scale_test` -> by factor, rising
     x = f[''].pivot_table(index='model', columns='metric', values='value', sort=False).drop(index='rotated')
     return x.set_index(x.index.str.removeprefix('x ').astype(float)).sort_index()
 
+# %% ../nbs/75_stages.ipynb #440ffc24
 CURVES = {
     'auc':               ('strict: strongest of several attackers', 'C0', '-'),
     'official_prob_auc': ("the published attacker's probabilities", 'C7', '--'),
     'official':          ('published score: its thresholded answers', 'C3', '-')}
 
+# %% ../nbs/75_stages.ipynb #cd05c8a2
 def rescaled(ax, f:Found): # for `Table.panels`
     "Three scores over the factor."
     x = multiples(f)
@@ -575,6 +602,7 @@ SHOPS = {
     'paper': dict(n_users=1500, n_items=600, clicks=30, shown=200)}
 EPOCHS = {'smoke': dict(base=8, filters=3), 'cpu': dict(base=30, filters=12), 'paper': dict(base=60, filters=30)}
 
+# %% ../nbs/75_stages.ipynb #0e12ed81
 def method(
     name:str,         # 'base', or one of ROWS
     epochs:dict,      # of the base and of the filters
@@ -596,6 +624,7 @@ def method(
 # %% ../nbs/75_stages.ipynb #5d2a9fbe
 PLAYED = {'smoke': ('base', 'FMMRec (harder)'), 'cpu': (), 'paper': ()}      # rows by scale; (): all of the page's
 
+# %% ../nbs/75_stages.ipynb #6b386dff
 def distances(
     t:Table,         # of the page
     name:str,        # 'base', or one of ROWS
@@ -607,18 +636,21 @@ def distances(
     found = counterfactual(method(name, t.by_scale(EPOCHS)), shop, 'gender', seed=0)
     return found.assign(model=name, arrow='in place' if arrow else 'cut', seed=world)
 
+# %% ../nbs/75_stages.ipynb #108ffdcd
 def twins(t:Table)->pd.DataFrame: # of a page whose choices are base and rows -> `distances` of all
     "As many worlds as the page has seeds, with the arrow cut and in place."
     names = t.by_scale(PLAYED) or t.choices
     every = [(name, world, arrow) for world in range(t.seeds) for arrow in (0., 1.5) for name in names]
     return pd.concat([distances(t, *one) for one in every], ignore_index=True)
 
+# %% ../nbs/75_stages.ipynb #8b7a92df
 def twin_lines(users)->pd.DataFrame: # of `twins` -> lines: *flipped, arrow cut*
     "Means over users of every world."
     long = users.melt(['model', 'arrow', 'seed'], ['flipped', 'noise'], 'what')
     long['metric'] = long.what + ', arrow ' + long.arrow
     return long.groupby(['model', 'metric', 'seed'], sort=False).value.mean().reset_index().assign(k=20)
 
+# %% ../nbs/75_stages.ipynb #e793e250
 def twin_tests(users)->pd.DataFrame: # of `twins` -> by arrow and method: flipped, noise, p
     "Every method against the base, paired over users."
     parts = []
