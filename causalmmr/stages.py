@@ -15,12 +15,13 @@ from .disentangle import Split, attacker_users, sensitive
 from .fair.attack import leakage, views
 from .fair.filters import freeze
 from .models.fmmrec import STAGES, parts_of
-from .invariant.environments import abroad, by_test, judge
+from .invariant.environments import abroad, by_test, gain, judge
 from .models.itemgraph import LATTICE
 from .models.multimodal import side_by_side
 from .models.painvrl import SETTINGS, ContentUltraGCN, constant, mask_of, tests_of
 from .store import defaults, kept, load_run, study_rows
 from .tables import Found, Table, on_tests, tested, train
+from .train import rng
 
 # %% ../nbs/75_stages.ipynb #959d3acb
 BASE = 'LATTICE'                                               # the base's row, by its name
@@ -225,6 +226,11 @@ class Masks:
         "What a mask is worth on tests."
         on = self.final(Model, seed, mask)[1]
         return by_test(judge(on(self.t.data), tests, on, ks=(20,), metrics=('recall',)), 'recall@20')
+
+    def gain(self, E, pairs=None): # number of environments; other pairs than those of training -> as of `gain`
+        "What so many environments say of clicks that the fit has not seen."
+        pairs = self.t.data.train if pairs is None else pairs
+        return gain(side_by_side(self.t.data), pairs, self.t.data.n_users, E, rng(0), restarts=2, rounds=20)
 
     def auc(self, mask): # -> 'auc', on the simulator only
         "How well a mask ranks the causes before the look."
