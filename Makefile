@@ -14,13 +14,14 @@ STAMP  := $(VENV)/.installed
 # Waiting threads sleep; big blocks of memory are kept and not given back after every step (plain byte counts: "1G" would be read as 1).
 RUN    := PATH="$(BIN):$$PATH" OMP_WAIT_POLICY=PASSIVE MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824
 
-.PHONY: help install reproduce campaign test readme pages html docs quarto lab bench clean
+.PHONY: help install reproduce campaign test test-faults readme pages html docs quarto lab bench clean
 
 help:
 	@echo 'make reproduce   the main table of every paper on the simulator; prints them and the path of the HTML report'
 	@echo '                 (TABLES=--all for every table, SCALE=cpu|paper DATA=folder for real data, SEEDS=5, WORKERS=4, OUT=folder)'
 	@echo 'make campaign    search and measure on real data, in the order of results/campaign.csv (LEFT=1 tells what is left)'
 	@echo 'make test        the cells of every notebook, then tests/'
+	@echo 'make test-faults kills, damage and hostile input, many of each, and counts them: half an hour or so'
 	@echo 'make pages       execute every notebook that has changed and save what it shows (FRESH=1 for all, FLAGS="slow" for those cells too)'
 	@echo 'make docs        the site, with Quarto, in _docs/    make html    plain pages without Quarto, in _html/'
 	@echo 'make lab         JupyterLab in nbs/                  make bench   the speed suite'
@@ -50,6 +51,10 @@ test: $(STAMP)
 	$(RUN) OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --skip_folder_re '^([_.]|tables$$)'
 	$(RUN) OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile tests/
 
+# A short part of these runs in `make test`.
+test-faults: $(STAMP)
+	$(RUN) OMP_NUM_THREADS=1 FAULTS=many pytest -q tests/faults
+
 readme: $(STAMP)
 	@$(RUN) python -W ignore tests/docs_check.py readme
 
@@ -72,7 +77,7 @@ lab: $(STAMP)
 	@$(RUN) jupyter lab nbs
 
 bench: $(STAMP)
-	@for b in bench bench_fmmrec bench_addrl bench_invrl; do echo "== $$b"; $(RUN) python benchmarks/$$b.py || exit 1; done
+	@for b in bench bench_models bench_camrec bench_fmmrec bench_addrl bench_invrl; do echo "== $$b"; $(RUN) python benchmarks/$$b.py || exit 1; done
 
 clean:
 	rm -rf _docs _html _proc _pages.json

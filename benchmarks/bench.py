@@ -55,20 +55,25 @@ class Peer:
         for _ in range(L): x = torch.sparse.mm(self.A, x); xs.append(x)
         return torch.split(torch.stack(xs, 1).mean(1), [self.U, self.data.n_items])
 
-    def epoch(self):
+    def batches(self):
+        import torch
+        return torch.randperm(self.data.train.shape[1]).split(BATCH)
+
+    def step(self, rows):
         import torch, torch.nn.functional as F
-        order = torch.randperm(self.data.train.shape[1])
-        for rows in order.split(BATCH):
-            u, i = self.data.train[:, rows]; j = []
-            for v in u.tolist():
-                k = random.choice(self.items)
-                while k in self.seen[v]: k = random.choice(self.items)
-                j.append(k)
-            j = torch.tensor(j)
-            y_u, y_i = self.forward()
-            loss = -F.logsigmoid((y_u[u]*y_i[i]).sum(1) - (y_u[u]*y_i[j]).sum(1)).mean()
-            loss = loss + 1e-3*(self.x_u[u].pow(2).sum() + self.x_i[i].pow(2).sum() + self.x_i[j].pow(2).sum())/len(u)
-            self.opt.zero_grad(); loss.backward(); self.opt.step()
+        u, i = self.data.train[:, rows]; j = []
+        for v in u.tolist():
+            k = random.choice(self.items)
+            while k in self.seen[v]: k = random.choice(self.items)
+            j.append(k)
+        j = torch.tensor(j)
+        y_u, y_i = self.forward()
+        loss = -F.logsigmoid((y_u[u]*y_i[i]).sum(1) - (y_u[u]*y_i[j]).sum(1)).mean()
+        loss = loss + 1e-3*(self.x_u[u].pow(2).sum() + self.x_i[i].pow(2).sum() + self.x_i[j].pow(2).sum())/len(u)
+        self.opt.zero_grad(); loss.backward(); self.opt.step()
+
+    def epoch(self):
+        for rows in self.batches(): self.step(rows)
 
     def evaluate(self):
         import numpy as np, torch

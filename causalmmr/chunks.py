@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['ATTRIBUTES', 'CONTINUOUS', 'Attribute', 'binned', 'classed', 'attribute_column', 'attributes', 'missing', 'logistic',
            'Probe', 'probe', 'ChunkReading', 'chunk_matrix', 'interval', 'own_or_other', 'mig', 'dci', 'separation',
-           'explained']
+           'explained', 'own_over_seeds', 'best_in_words', 'alike_nearby', 'table_of_values', 'told_by_each']
 
 # %% ../nbs/21_chunks.ipynb #f3cbee1c
 import torch, torch.nn.functional as F, numpy as np, pandas as pd
 from typing import NamedTuple
+from scipy.stats import t as student
+from sklearn.metrics import mutual_info_score
 from torch import Tensor
 from .data import BadInput
 from .metrics import bootstrap_ci
@@ -255,3 +257,68 @@ def explained(
     x = (x-mu)/sd
     W = torch.linalg.solve(x[f].T@x[f] + ridge*f.sum()*torch.eye(x.shape[1], dtype=x.dtype), x[f].T@(z[f]-m))
     return float(1-(x[held]@W+m-z[held]).pow(2).sum()/(z[held]-m).pow(2).sum())
+
+# %% ../nbs/21_chunks.ipynb #1deeb0dd
+def own_over_seeds(
+    own:pd.DataFrame, # of own_or_other, a line for each seed, with asked: about how many items
+    by:list,          # columns that name what is asked, such as ['model', 'attribute']
+)->pd.DataFrame:      # row = what is asked: means, lo and hi over seeds and items, lowest bound of a seed, seeds, best
+    "Each named chunk against the best of the others, over seeds and items."
+    g = own.assign(of_items=((own.hi-own.lo)/(2*1.96))**2).groupby(by, sort=False)
+    S,of_items = g.size(),g.of_items.mean()
+    of_seeds = (g['diff'].var(ddof=1)/S).fillna(0.)
+    both = of_items+of_seeds
+    df = both**2/(of_items**2/(g.asked.mean()-1) + of_seeds**2/(S-1).clip(lower=1))
+    mean,half,lowest = g['diff'].mean(),student.ppf(.975, df)*both**.5,g.lo.min()
+    return g[['chance', 'own', 'best_other', 'diff']].mean().assign(
+        lo=mean-half, hi=mean+half, lowest=lowest, seeds=S, best=(lowest > 0)&(mean > half))
+
+# %% ../nbs/21_chunks.ipynb #a9de598e
+def best_in_words(
+    together:pd.DataFrame, # of own_over_seeds, the attribute last in its index
+)->list:                   # a sentence for whatever stands before the attribute
+    "For which attributes the own chunk is the best."
+    said = []
+    for who,t in together.reset_index('attribute').groupby(level=list(range(together.index.nlevels-1)), sort=False):
+        best = ', '.join(t.attribute[t.best]) or 'no attribute'
+        rest = ', '.join(f'{r.attribute} ({r.diff:+.3f}, over seeds and items [{r.lo:.3f}, {r.hi:.3f}], '
+                         f'lowest bound of a seed {r.lowest:.3f})' for r in t[~t.best].itertuples())
+        name = ', '.join(who) if isinstance(who, tuple) else who
+        said.append(f'{name}, {t.seeds.max()} seeds: the own chunk is best for {best}; not shown for {rest or "none"}.')
+    return said
+
+# %% ../nbs/21_chunks.ipynb #ca299a65
+def alike_nearby(
+    x:Tensor, # [n,d] vectors
+    names,    # [n]
+    k=10,     # neighbours
+)->float:     # between 0 and 1
+    "Share of the nearest neighbours that have the vector's own name."
+    x,names = F.normalize(x, dim=1),np.asarray(names)
+    near = (x@x.T).fill_diagonal_(-2).topk(k, 1).indices.numpy()
+    return float((names[near] == names[:,None]).mean())
+
+# %% ../nbs/21_chunks.ipynb #0db2546e
+def table_of_values(
+    A:dict, # name -> Attribute
+)->pd.DataFrame: # a line for each attribute
+    "Number of values, share of unknown ones, entropy, the largest value, thresholds."
+    found = []
+    for name,a in A.items():
+        share = torch.bincount(a.value, minlength=len(a.names)).double()/len(a.value)
+        found.append(dict(
+            attribute=name, values=len(a.names), unknown=share[-1].item()*(a.names[-1] == 'unknown'),
+            entropy_bits=-(share*share.clamp(min=1e-12).log2()).sum().item(), largest=share.max().item(),
+            largest_value=str(a.names[share.argmax()]), thresholds=', '.join(f'{e:g}' for e in a.edges)))
+    return pd.DataFrame(found)
+
+# %% ../nbs/21_chunks.ipynb #b0c62a37
+def told_by_each(
+    A:dict, # name -> Attribute
+    seed=0, # of the shuffling
+)->pd.DataFrame: # told_by, about, told, shuffled
+    "How much of every attribute each of them tells, as it is and when its values are shuffled."
+    g,x = np.random.default_rng(seed),{name: a.value.numpy() for name,a in A.items()}
+    tells = lambda x,y: mutual_info_score(x, y)/max(mutual_info_score(y, y), 1e-12)
+    return pd.DataFrame([dict(told_by=a, about=b, told=tells(x[a], x[b]), shuffled=tells(g.permutation(x[a]), x[b]))
+                         for b in A for a in A])

@@ -14,7 +14,7 @@ import numpy as np, pandas as pd, torch, typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from . import store
+from . import __version__, store
 from .data import (LEAST, ORIGINALS, BadInput, available, check, convert, fetch, find_folder,
                             group_codes, group_sizes, not_taken, require_sound)
 from .fair.attack import attacker_users, counterfactual, leakage, lists_per_user, per_group, regroup, views
@@ -39,9 +39,12 @@ def find_model(
     name:str, # a name in MODELS, or package.module:Class
 )->type:
     "The class of a model."
-    if name in MODELS: return find_class(MODELS[name])
+    if name in MODELS or name in MODELS.values(): return find_class(MODELS.get(name, name))
     if ':' not in name: raise BadInput(f"There is no model '{name}'; there are {', '.join(MODELS)}, or give your own as package.module:Class.")
-    return find_class(name)
+    if os.getcwd() not in sys.path: sys.path.append(os.getcwd())      # last, so that nothing in it hides an installed package
+    Model = find_class(name, typed=True)
+    tables_.note(f"{name} is taken from {getattr(sys.modules[Model.__module__], '__file__', 'this process')}.")
+    return Model
 
 # %% ../nbs/78_cli.ipynb #9f051eb0
 def read_settings(
@@ -99,11 +102,18 @@ Fresh   = Annotated[bool, typer.Option('--fresh', help='Repeat what is finished.
 Run     = Annotated[str, typer.Argument(metavar='RUN', help='Folder of a run, or the start of its name in OUT/runs.')]
 Dataset = Annotated[str, typer.Argument(metavar='DATASET', help=f"{', '.join(WORLDS)} (simulated), a registered name, or the path of a data folder.")]
 Features = Annotated[list[str]|None, typer.Option('--features', metavar='M=FILE', help='Take this array of the data folder as modality M; may be repeated.')]
+Own     = Annotated[str|None, typer.Option('--model', metavar='MODULE:CLASS', help='The class of the run, where it is your own.')]
 Where   = Annotated[str|None, typer.Option('--dataset', help='Where the data are, if not registered.')]
 
 quiet = dict(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 app,data_app = typer.Typer(help='Causal multimodal recommendation: understand, run, check, extend.', **quiet), typer.Typer(help='Data sets.', **quiet)
 app.add_typer(data_app, name='data')
+
+def told_version(asked:bool):
+    if asked: print(f'causalmmr {__version__}'); raise typer.Exit()
+
+@app.callback()
+def program(version:Annotated[bool, typer.Option('--version', callback=told_version, is_eager=True, help='The version, and nothing else.')]=False): pass
 
 # %% ../nbs/78_cli.ipynb #3a7cb623
 def inventory(
@@ -132,7 +142,7 @@ def reproduce(
     scale:Annotated[str, typer.Option(help='smoke (simulator, minutes), cpu (real data, hours), or paper.')]='smoke',
     seeds:Annotated[int|None, typer.Option(help='How many seeds.')]=None,
     workers:Annotated[int, typer.Option(help='Jobs at once.')]=1,
-    models:Annotated[str|None, typer.Option(help='Only these rows, separated by commas (or semicolons).')]=None,
+    models:Annotated[str|None, typer.Option(help='Only these rows, with commas or semicolons between them; where a name has a comma, semicolons.')]=None,
     dataset:Annotated[list[str]|None, typer.Option(help='Only this data set; may be repeated.')]=None,
     engine:Annotated[str, typer.Option(help='local or snakemake.')]='local',
     commit:Annotated[bool, typer.Option('--commit', help="Also write the results into the repository's results/.")]=False,
@@ -141,7 +151,7 @@ def reproduce(
     if bool(tables) == every: raise BadInput('Name one table or several, or say --all.')
     known = pages.tables()
     free = [n for n in tables or known if n in known and 'choices' not in pages.parameters(known[n])]          # these take classes
-    for m in (models or '').split(',') if free else (): m and find_model(m)
+    for m in re.split('[,;]', models or '') if free else (): m.strip() and find_model(m.strip())
     rows,page = tables_.reproduce(tables or None, scale, workers, out, fresh, engine, seeds=seeds, models=models, device=device,
                                   data_dir=str(data.resolve()) if data else None, datasets=dataset or None, commit=commit or None)
     found = {r['job']: tables_.results(out, r['table'], r['dataset'], r['data']) for r in rows}
@@ -149,6 +159,10 @@ def reproduce(
     parts = [x if isinstance(x, str) else grid(x) for j,all_of in told.items() if all_of for x in (j, *all_of)]
     answer(dict(jobs=rows, report=page, tables={j: t.reset_index() for j,t in found.items()}), json,
            *parts, grid(pd.DataFrame(rows)[['job','status','seconds','error']]), f'report: {page}')
+    left = [r['job'] for r in rows if r['status'] == 'left']
+    if left:
+        tables_.note(f"causalmmr: interrupted; {len(left)} of {len(rows)} jobs are left ({', '.join(left)}), and the same command goes on with them.")
+        raise typer.Exit(130)
     if any(r['status'] == 'failed' for r in rows): raise typer.Exit(1)
 
 # %% ../nbs/78_cli.ipynb #90d90942
@@ -244,11 +258,11 @@ def data_of(
 
 # %% ../nbs/78_cli.ipynb #cab0b4ca
 @app.command()
-def evaluate(name:Run, out:Out=Path('_runs'), data:Data=None, dataset:Where=None, features:Features=None,
+def evaluate(name:Run, out:Out=Path('_runs'), data:Data=None, model_class:Own=None, dataset:Where=None, features:Features=None,
              json:Json=False):
     "Recompute from the saved weights what the run reported; exit code 1 if a digit differs."
     folder = find_run(name, out)
-    model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data)
+    model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data, Model=model_class and find_model(model_class))
     now = {f'{s} {k}': v for s,r in rankings(model, d).items() for k,v in r.mean().items()}
     t = pd.DataFrame([dict(metric=k, reported=row[k], recomputed=v, same=row[k]==v) for k,v in now.items()])
     verdict = 'every figure is the same to the last digit' if t.same.all() else f'{(~t.same).sum()} of {len(t)} figures differ'
@@ -275,12 +289,12 @@ def recommend(name:Run, user:Annotated[list[str]|None, typer.Option(help='Id of 
               exclude_seen:Annotated[bool|None, typer.Option('--exclude-seen/--include-seen', help='Leave out all clicks, or none; by default those of training and validation.')]=None,
               why:Annotated[bool, typer.Option('--why', help='Reasons (ADDRL, CaMRec).')]=False,
               to:Annotated[Path|None, typer.Option(help='Write to this .csv, .csv.gz or .parquet.')]=None,
-              out:Out=Path('_runs'), data:Data=None, dataset:Where=None, features:Features=None, json:Json=False):
+              out:Out=Path('_runs'), data:Data=None, model_class:Own=None, dataset:Where=None, features:Features=None, json:Json=False):
     "The best items for users, in their own ids."
     if k < 1: raise BadInput(f'k must be at least 1, not {k}.')
     if (user is not None) + (users_file is not None) + everybody != 1: raise BadInput('Say for whom: --user, --users-file, or --all.')
     folder = find_run(name, out)
-    model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data)
+    model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data, Model=model_class and find_model(model_class))
     ids = own_ids(data_folder(folder, dataset, data), d)
     users = whom(ids, user, users_file)
     if len(users) > 100 and not (to or json): raise BadInput(f'Lists of {len(users)} users belong in a file: say --to lists.csv or lists.parquet.')
@@ -337,8 +351,7 @@ def audited(model, d, served, attribute, seeds, epochs, least, small): # one att
 
 def written(page, text): # a page into its file
     if not page.parent.is_dir(): raise BadInput(f'There is no folder {page.parent} to write to')
-    page.write_text(text, encoding='utf8')
-    return page
+    return tables_.written(page, text)
 
 # %% ../nbs/78_cli.ipynb #4922cf3c
 @app.command()
@@ -350,7 +363,7 @@ def audit(name:Run, attribute:Annotated[list[str]|None, typer.Option(help='A use
           smallest:Annotated[int, typer.Option(help='Users that a group must have to be compared.')]=LEAST,
           small:Annotated[str, typer.Option(help='Smaller groups: merge or refuse.')]='merge',
           with_twins:Annotated[bool, typer.Option('--twins', help='Also train on the counterfactual twin (simulated shops).')]=False,
-          out:Out=Path('_runs'), data:Data=None, dataset:Where=None, features:Features=None, json:Json=False):
+          out:Out=Path('_runs'), data:Data=None, model_class:Own=None, dataset:Where=None, features:Features=None, json:Json=False):
     "Accuracy and exposure per group of users, what attackers find, and on request counterfactual lists."
     for k,v in dict(epochs=epochs, seeds=seeds).items():
         if v < 1: raise BadInput(f'{k} must be at least 1, not {v}.')
@@ -359,7 +372,7 @@ def audit(name:Run, attribute:Annotated[list[str]|None, typer.Option(help='A use
     if not names and not cross: raise BadInput('Name a user attribute with --attribute, or an intersection with --cross.')
     if page and not page.parent.is_dir(): raise BadInput(f'There is no folder {page.parent} to write to')
     folder = find_run(name, out)
-    model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data)
+    model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data, Model=model_class and find_model(model_class))
     for c in cross or []:
         d,joint = crossed(d, c.split(','))
         names.append(joint)
@@ -521,9 +534,14 @@ def main(
 )->int:        # 0 fine, 1 a job failed, 2 bad input, 130 interrupted
     "The program causalmmr."
     args = sys.argv[1:] if args is None else list(args)
-    if os.getcwd() not in sys.path: sys.path.append(os.getcwd())      # models in files of the working folder; last, so they hide nothing
-    try: return app(args or ['--help'], prog_name='causalmmr', standalone_mode=False) or 0
+    try:
+        for a in args: a.encode()                    # a path with bytes that are no text could not be told of
+        return app(args or ['--help'], prog_name='causalmmr', standalone_mode=False) or 0
     except (KeyboardInterrupt, typer.Abort): print('causalmmr: interrupted.', file=sys.stderr); return 130
     except (UsageError, BadInput, OSError) as e: print(f'causalmmr: {sentence(e)}', file=sys.stderr); return 2
+    except UnicodeEncodeError as e: print(f'causalmmr: {ascii(e.object)} is no UTF-8.', file=sys.stderr); return 2
+    except (MemoryError, RuntimeError) as e:
+        if not (isinstance(e, MemoryError) or 'allocate memory' in str(e) or 'out of memory' in str(e)): raise
+        print('causalmmr: this takes more memory than there is; a smaller batch, d or n_neg takes less.', file=sys.stderr); return 2
 
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())   # python -m causalmmr.cli; not in a notebook

@@ -15,7 +15,7 @@ from .data import BadInput
 from .graph import Sparse
 
 # %% ../nbs/20_disentangle.ipynb #f0c8cfbc
-SENSITIVE = ('gender', 'age', 'occupation')   # the papers' attributes
+SENSITIVE = ('gender', 'age', 'occupation', 'location', 'fashioninterest')   # the papers' attributes, and Coat's
 
 def sensitive(
     data,        # MMData with users
@@ -95,7 +95,8 @@ class Heads(nn.Module):
         super().__init__()
         self.g,self.p,self.S,self.K,self.classes,h = g,p,sets,len(classes),list(classes),max(1, d//2)
         small = start=='small'
-        draw = lambda n,*shape: torch.randn(shape, generator=g)*.01 if small else (torch.rand(shape, generator=g)*2-1)/n**.5
+        even = lambda n,*shape: (torch.rand(shape, generator=g)*2-1)/n**.5
+        draw = lambda n,*shape: torch.randn(shape, generator=g)*.01 if small else even(n, *shape)
         W1 = draw(d, sets, d, self.K*h)
         b1 = draw(d, sets, 1, self.K*h)
         W2 = draw(h, sets, self.K, h, max(classes))

@@ -16,7 +16,7 @@ import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from safetensors.torch import load as read_safetensors
 from torch import Tensor, nn
 from tqdm import tqdm
-from .data import BadInput, load_parquet, reading
+from .data import BadInput, load_parquet, put_in_place, reading
 from .shop import own_ids, sha256, write_card
 
 # %% ../nbs/07_encode.ipynb #f766c0ff
@@ -325,7 +325,7 @@ class Kept:
     def save(self):
         with open(f'{self.path}.tmp', 'wb') as f:
             np.savez(f, x=self.x, done=self.done, key=self.key, why=json.dumps(self.why))
-        os.replace(f'{self.path}.tmp', self.path)
+        put_in_place(f'{self.path}.tmp', self.path)
         self.saved = time.time()
 
 # %% ../nbs/07_encode.ipynb #b725d9d8
@@ -431,16 +431,18 @@ def _pictures_of(folder, items, images): # -> [I] paths or None; None where nobo
 def _keep(folder, m, stem, enc, x, known, why, names): # one modality into the folder -> its entry in the card
     with open(folder/f'.{stem}.tmp', 'wb') as f:
         np.savez(f, x=x.numpy(), has=known.numpy())
-    os.replace(folder/f'.{stem}.tmp', folder/f'{stem}.npz')
+    put_in_place(folder/f'.{stem}.tmp', folder/f'{stem}.npz')
     about = json.loads((folder/'about.json').read_text(encoding='utf8'))
     about['notes'] = ([n for n in about.get('notes', []) if not n.startswith(f'{m}: ')]
                       + [f'{m}: {enc.provenance}; the mean where there is none'])
     about['features'] = about.get('features', {}) | {m: stem}
-    (folder/'about.json').write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding='utf8')
+    (folder/'.about.tmp').write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding='utf8')
+    put_in_place(folder/'.about.tmp', folder/'about.json')
     lost = [names[k] for k in np.flatnonzero(~known.numpy()) if k not in why]
     return dict(file=f'{stem}.npz', encoder=enc.name, version=enc.version, weights=enc.sha256, width=x.shape[1],
-                known=int(known.sum()), items=len(known), missing=lost[:20],
-                unreadable={names[k]: v for k,v in list(why.items())[:20]}, sha256=sha256(folder/f'{stem}.npz'))
+                known=int(known.sum()), items=len(known),
+                missing=lost[:20], unreadable={
+                    names[k]: v for k,v in list(why.items())[:20]}, sha256=sha256(folder/f'{stem}.npz'))
 
 # %% ../nbs/07_encode.ipynb #44eee08b
 def encode_folder(

@@ -9,6 +9,7 @@ __all__ = ['compress', 'sampled', 'bag', 'deal', 'Sparse', 'weigh', 'directed', 
 # %% ../nbs/02_graph.ipynb #ba3762f9
 import math, warnings, torch, torch.nn.functional as F
 from torch import nn, Tensor
+from .kernels import arrays, edge_dots, looped_over, weighed_back
 
 warnings.filterwarnings('ignore', 'Sparse CSR tensor support is in beta')   # said once per process by torch, to nobody's use
 
@@ -37,6 +38,10 @@ class _Product(torch.autograd.Function):
     def backward(ctx, dy):
         A,(val,x) = ctx.A,ctx.saved_tensors
         dy = dy.contiguous()
+        if all(ctx.needs_input_grad[:2]) and looped_over(dy):
+            dval,dx = torch.empty_like(val),torch.zeros_like(x)
+            weighed_back(*arrays(A.start, A.col, val, x, dy, dval, dx))
+            return dval, dx, None
         dval = sampled(A, dy, x) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]: return dval, None, None
         if ctx.own and not A.symmetric: return dval, bag(A.deal_start, A.deal_col, A.deal_val, dy).index_select(0, A.deal_back), None
@@ -48,6 +53,10 @@ def sampled(
     x:Tensor, # [C,d]
 )->Tensor:    # [E] in the order of A.row and A.col
     "$\\langle y_r,x_c\\rangle$ at every edge (r,c); the [E,d] products never exist."
+    if looped_over(y):
+        s = torch.empty_like(A.val, dtype=y.dtype)
+        edge_dots(*arrays(A.start, A.col, y, x, s))
+        return s
     at = torch.sparse_csr_tensor(A.start, A.col, torch.zeros_like(A.val, dtype=y.dtype), A.shape, check_invariants=False)
     return torch.sparse.sampled_addmm(at, y, x.T, beta=0.).values()
 
@@ -58,6 +67,7 @@ def bag(
     x:Tensor,     # [C,d]
 )->Tensor:        # [R,d]
     "Row sums of weighted rows of x: one sparse product without gradient."
+    x,val = x.detach(),val.detach()      # else torch prepares a backward of its own, for as long again
     return F.embedding_bag(col, x, start.to(col.dtype), mode='sum', per_sample_weights=val, include_last_offset=True)
 
 # %% ../nbs/02_graph.ipynb #0abcb627

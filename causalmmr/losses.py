@@ -45,7 +45,8 @@ def centred_distances(
 )->Tensor:    # [...,n,n] whose rows and columns sum to about 0
     "Euclidean distances less the means of row and column."
     s = x.pow(2).sum(-1, keepdim=True)
-    D = (s - 2*x@x.transpose(-1, -2) + s.transpose(-1, -2)).clamp(min=0).add(1e-8).sqrt()   # a gradient at distance 0, too
+    # a gradient at distance 0, too
+    D = (s - 2*x@x.transpose(-1, -2) + s.transpose(-1, -2)).clamp(min=0).add(1e-8).sqrt()
     return D - D.mean(-1, keepdim=True) - D.mean(-2, keepdim=True) + D.mean((-1,-2), keepdim=True)
 
 def distance_correlation(

@@ -276,6 +276,8 @@ def compare_table(
     lo,hi = bootstrap_ci(x, torch.Generator().manual_seed(0) if g is None else g, level, n)
     mean = pd.Series(x.mean(0).numpy(), index=list(per_user))
     table = pd.DataFrame(dict(mean=mean, lo=lo.numpy(), hi=hi.numpy(), diff=mean-mean[baseline]))
-    for j,t in enumerate(['p_t','p_w']): table[t] = pd.Series({m: p[m][j] for m in others}, dtype=float)
-    for t in ['p_t','p_w']: table[f'{t}_holm'] = pd.Series(holm(table.loc[others, t]), index=others, dtype=float)
+    for j,t in enumerate(['p_t','p_w']):
+        table[t] = pd.Series({m: p[m][j] for m in others}, dtype=float)
+    for t in ['p_t','p_w']:
+        table[f'{t}_holm'] = pd.Series(holm(table.loc[others, t]), index=others, dtype=float)
     return table.rename_axis('model').reset_index()

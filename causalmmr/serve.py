@@ -10,11 +10,11 @@ __all__ = ['MOST_REASONS', 'SEEN', 'whom', 'allowed', 'Only', 'value_of', 'Likin
 import html, math, re
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
-from .data import BadInput, replace
+from .data import BadInput, group_codes, put_in_place, replace
 from .models.addrl import ADDRL, Steered, place, softplus_sum
 from .models.camrec import CaMRec, why as why_of_clicks
 from .shop import Ids, table
-from .train import Recommender, rank
+from .train import Recommender, rank, users_at_once
 
 # %% ../nbs/69_serve.ipynb #65cccd88
 def whom(
@@ -190,7 +190,7 @@ def lists(
 )->pd.DataFrame:      # user, rank, item, score, and title and why where there are any
     "The best items of each user, best first."
     if seen not in SEEN: raise BadInput(f"There is no '{seen}' to leave out; there are {', '.join(SEEN)}.")
-    top,score = rank(model if ok is None or bool(ok.all()) else Only(model, ok), users, min(k, data.n_items), tuple(getattr(data, s) for s in SEEN[seen]))
+    top,score = rank(model if ok is None or bool(ok.all()) else Only(model, ok), users, min(k, data.n_items), tuple(getattr(data, s) for s in SEEN[seen]), users_at_once(data.n_items))
     there = top >= 0
     n,place = there.nonzero().T
     i = top[there].numpy()
@@ -216,7 +216,7 @@ def write_lists(
     try:
         if path.suffix == '.parquet': t.to_parquet(tmp)
         else: t.assign(**{c: t[c].map(lambda v: f"'{v}" if isinstance(v, str) and v[:1] in '=+-@\t\r' and v else v) for c in text}).to_csv(tmp, index=False)
-        tmp.replace(path)
+        put_in_place(tmp, path)
     finally: tmp.unlink(missing_ok=True)
     return path
 
@@ -230,6 +230,7 @@ def crossed(
     there = [] if data.users is None else list(data.users)
     for n in names:
         if n not in there: raise BadInput(f"Data set '{data.name}' has no user attribute '{n}'; it has {', '.join(there) or 'none'}.")
+    for n in names: group_codes(data.users[n], n)                        # lists are no groups
     parts = data.users[list(names)]
     miss = parts.isna().any(axis=1) | (parts.astype(object) == '').any(axis=1)
     word = lambda v: f'{v:g}' if isinstance(v, float) else str(v)

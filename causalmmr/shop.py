@@ -13,7 +13,7 @@ import gzip, hashlib, io, json, os, re, shutil
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np, pandas as pd
-from .data import BadInput, k_core, load_parquet, per_user_split, random_split, reading, time_split
+from .data import BadInput, k_core, load_parquet, per_user_split, put_in_place, random_split, reading, time_split
 
 # %% ../nbs/06_shop.ipynb #4ae1dc7e
 MOST_BYTES = 2**31   # of one file, unpacked
@@ -465,14 +465,15 @@ def import_shop(
         data = load_parquet(tmp, np.random.default_rng(0))
         card |= dict(fingerprint=data.fingerprint, sha256={p.name: sha256(p) for p in sorted(tmp.glob('*.parquet'))})
         write_card(tmp, card)
-        os.replace(tmp, folder)
+        put_in_place(tmp, folder)
     except OSError as e: raise BadInput(f'{folder} cannot be written: {e.strerror or e}') from None
     finally: shutil.rmtree(tmp, ignore_errors=True)
     return card
 
 # %% ../nbs/06_shop.ipynb #116726fa
 def write_card(folder, card): # as JSON
-    (Path(folder)/'card.json').write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding='utf8')
+    (Path(folder)/'.card.tmp').write_text(json.dumps(card, indent=1, ensure_ascii=False), encoding='utf8')
+    put_in_place(Path(folder)/'.card.tmp', Path(folder)/'card.json')
 
 # %% ../nbs/06_shop.ipynb #92c3967e
 def _write(tmp, got, card): # the files of the folder

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['SMOKE', 'FEATURES', 'COLUMNS', 'Row', 'middle', 'row_at', 'class_of', 'needs', 'lines', 'scaled', 'able', 'fitted',
-           'searched', 'at_ends', 'cell', 'as_markdown', 'Shown', 'or_first', 'with_published', 'tested', 'in_words',
-           'budgets', 'budgets_in_words', 'forest', 'heat', 'spread', 'band', 'banded', 'beyond', 'Found', 'in_files',
-           'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on', 'on_tests',
-           'main_tests', 'wide', 'named', 'awaited', 'change', 'changes', 'choice', 'choice_in_words', 'beyond_errors',
-           'every_test', 'chosen']
+           'searched', 'at_ends', 'inert', 'cell', 'as_markdown', 'Shown', 'or_first', 'with_published', 'tested',
+           'in_words', 'budgets', 'budgets_in_words', 'forest', 'heat', 'spread', 'band', 'banded', 'beyond', 'Found',
+           'in_files', 'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on',
+           'trained', 'gathered', 'by_form', 'loops', 'cloud', 'on_tests', 'main_tests', 'wide', 'named', 'awaited',
+           'change', 'changes', 'choice', 'choice_in_words', 'beyond_errors', 'every_test', 'chosen']
 
 # %% ../nbs/74_tables.ipynb #c437596e
-import json
+import json, re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -48,7 +48,7 @@ class Row:
         return [dict(model=self.Model, data=given, seed=s) | self.settings | hp for hp in settings for s in seeds]
 
 # %% ../nbs/74_tables.ipynb #bd6d14b4
-SMOKE = dict(epochs=40, batch=1024, eval_every=4, patience=3, lr=.01)   # of `fit`
+SMOKE = dict(epochs=16, batch=1024, eval_every=4, patience=2, lr=.02)   # of `fit`
 
 def middle(space): # name -> values -> the two middle values of the first axis that is neither step nor epochs, as settings
     "Two settings to try where the search itself is to be seen at work."
@@ -68,7 +68,7 @@ def row_at(
     full = rule_for(Model, RULE | SMOKE if scale == 'smoke' else RULE) | fixed
     full['eval_every'] = min(full['eval_every'], full['epochs'])
     if scale == 'paper': return Row(Model, full, tuple(combinations(**free)), modalities, data)
-    tried = middle(free) if scale == 'smoke' and not fixed else ({},)
+    tried = middle(free) if scale == 'smoke' and not fixed and not needs(Model) else ({},)
     return Row(Model, first | full, tried, modalities, data)
 
 # %% ../nbs/74_tables.ipynb #25908096
@@ -170,19 +170,22 @@ def at_ends(
     return said
 
 # %% ../nbs/74_tables.ipynb #72d881a9
+def inert(text): # the same; a tag of HTML, as a title may hold one, is shown and not obeyed
+    return re.sub('<(?=[A-Za-z/!?])', '&lt;', text)
+
 def cell(x): # a value of a frame -> text of a cell of Markdown
     "Text that stays inside its cell; empty where there is nothing."
     if isinstance(x, float): return '' if np.isnan(x) else f'{x:.0f}' if x.is_integer() else f'{x:.4g}'
-    return str(x).replace('|', '\\|').replace('\n', ' ')
+    return inert(str(x)).replace('|', '\\|').replace('\n', ' ')
 
 def as_markdown(
     part, # a sentence or a DataFrame
 )->str:
     "A frame as a table of Markdown; a sentence as it is."
-    if isinstance(part, str): return part
+    if isinstance(part, str): return inert(part)
     plain = isinstance(part.index, pd.RangeIndex) and part.index.name is None
     t = part if plain else part.reset_index()
-    names = [' '.join(map(str, c)).strip() if isinstance(c, tuple) else str(c) for c in t.columns]
+    names = [inert(' '.join(map(str, c)).strip() if isinstance(c, tuple) else str(c)) for c in t.columns]
     sides = ['--:' if pd.api.types.is_numeric_dtype(t[c]) else ':--' for c in t.columns]
     rows = [names, sides] + [[cell(x) for x in row] for row in t.itertuples(index=False, name=None)]
     return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
@@ -287,6 +290,7 @@ def heat(
     sns.heatmap(table, ax=ax, **dict(cbar=False, cmap='Blues') | kw)
     ax.set_title(title)
 
+# %% ../nbs/74_tables.ipynb #53090241
 def spread(
     lines:pd.DataFrame, # with model and value, a line for each seed
 )->pd.DataFrame:        # [models, (mean, std, count)]
@@ -300,6 +304,7 @@ def band(
     r = points.loc['default']
     return r['mean'],2*np.nan_to_num(r['std'])
 
+# %% ../nbs/74_tables.ipynb #30bb54eb
 def banded(
     ax, x, y,              # numbers or names; figures
     points:pd.DataFrame,   # of `spread`
@@ -311,6 +316,7 @@ def banded(
     ax.plot(x, y, 'o-')
     ax.set(title=title, xlabel=title, ylabel=ylabel)
 
+# %% ../nbs/74_tables.ipynb #882058d4
 def beyond(
     points:pd.DataFrame, # of `spread`
     what='recall@20',
@@ -391,6 +397,7 @@ class Found:
         fig.tight_layout()
         return fig
 
+# %% ../nbs/74_tables.ipynb #98aabdbb
 def in_files(
     folder,   # of parquet files
     name:str, # of a table
@@ -536,6 +543,13 @@ class Measured(Asked):
         publish(self.out_dir, self.commit, self.tag, self.models, **files)
         self.measured = frames
 
+    def save(self, fig, rest=''): # a figure; what tells it from the page's others
+        "Keep a figure of what was measured now beside its table."
+        if not self.live: return
+        folder = Path(self.out_dir)/'figures'
+        folder.mkdir(parents=True, exist_ok=True)
+        fig.savefig(folder/f"{'-'.join(filter(None, (self.name, self.data.name, self.tag, rest)))}.png", dpi=120)
+
 # %% ../nbs/74_tables.ipynb #7fff69a6
 class Table(Measured):
     "One table of a paper: its rows, and what was found."
@@ -602,13 +616,6 @@ class Table(Measured):
             for ax,m in zip(fig.axes, metrics or MEANT):
                 if line: ax.axvline(f.means(m)[line], lw=.8, color='grey')
             self.save(fig)
-
-    def save(self, fig, rest=''): # a figure; what tells it from the page's others
-        "Keep a figure of what was measured now beside its table."
-        if not self.live: return
-        folder = Path(self.out_dir)/'figures'
-        folder.mkdir(parents=True, exist_ok=True)
-        fig.savefig(folder/f"{'-'.join(filter(None, (self.name, self.data.name, self.tag, rest)))}.png", dpi=120)
 
 # %% ../nbs/74_tables.ipynb #afd4d5b5
 def train(
@@ -685,6 +692,63 @@ def means_on(
     each = [c for c in wide if c.startswith('environment ')]
     if each: wide = wide.assign(**{'environments, mean': wide[each].mean(axis=1), 'environments, worst': wide[each].min(axis=1)})
     return wide.groupby('model', sort=False).mean()
+
+# %% ../nbs/74_tables.ipynb #f2991a5d
+def trained(
+    t:Table,
+    runs:pd.DataFrame, # final runs, a line for each row and seed
+    given=(),          # data sets of rows that have others than the table's
+):                     # yields dict(model, seed), the trained model
+    "The model of every run, with what its lines are named by."
+    known = {d.name: d for d in (t.data, *given)}
+    for r in runs.itertuples():
+        yield dict(model=r.model, seed=r.seed),store.load_run(r.folder, data=known[r.dataset])[0]
+
+# %% ../nbs/74_tables.ipynb #d2c9fae3
+def gathered(
+    t:Table,
+    read, # (dict(model, seed), 'what' -> number, name -> frame) of every model
+)->dict:  # '' the numbers as lines, name -> frame with model and seed
+    "What was read of several models, as frames."
+    read = list(read)
+    found = [who | dict(metric=k, value=float(x)) for who,numbers,_ in read for k,x in numbers.items()]
+    names = dict.fromkeys(name for *_,frames in read for name in frames)
+    parts = {n: [frames[n].assign(**who) for who,_,frames in read if n in frames] for n in names}
+    return {'': t.lines(more=found)} | {n: pd.concat(x, ignore_index=True) for n,x in parts.items()}
+
+# %% ../nbs/74_tables.ipynb #424aee87
+def by_form(
+    lines:pd.DataFrame, # of a table's file
+    pattern:str,        # of the whole metric, with named groups
+    rows, columns,      # names of columns or of groups
+)->pd.DataFrame:
+    "Lines whose metric has a form, as a table of means."
+    parts = lines.metric.str.extract(f'^{pattern}$')
+    whole = lines[lines.metric.str.fullmatch(pattern)].join(parts)
+    return whole.pivot_table(index=rows, columns=columns, values='value', sort=False)
+
+# %% ../nbs/74_tables.ipynb #87050e25
+def loops(
+    tests:pd.DataFrame, # of `tested`
+)->pd.DataFrame:        # [rows, settings of the loop]
+    "How each row was trained; what was not written down is left out."
+    of_row = tests.drop_duplicates('model').set_index('model')
+    known = pd.DataFrame({m: json.loads(s) for m,s in of_row.settings.items()}).T
+    t = known.reindex(columns=['epochs', 'batch', 'lr']).rename(columns=dict(epochs='at most epochs'))
+    t['patience in epochs'] = known.patience*known.eval_every
+    return t.join(of_row.reindex(columns=['epochs', 'minutes'])).dropna(axis=1, how='all').astype(float)
+
+# %% ../nbs/74_tables.ipynb #d2bd81c9
+def cloud(
+    xy:pd.DataFrame, # with x and y
+    ax,
+    title='',
+    **kw,            # of seaborn's scatterplot: hue, style
+):
+    "Points of a map, whose axes mean nothing."
+    sns.scatterplot(xy, x='x', y='y', s=14, ax=ax, **kw)
+    ax.set(title=title, xlabel='', ylabel='', xticks=[], yticks=[])
+    if ax.get_legend(): sns.move_legend(ax, 'upper left', bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
 
 # %% ../nbs/74_tables.ipynb #e3bcf82e
 def on_tests(

@@ -24,8 +24,10 @@ def apart(
     if k==1 or len(over)==1 or torch.device(device).type!='cpu': return [f(x) for x in over]
     on = torch.is_grad_enabled()                    # a thread's own affair, too
     def one(x):
-        with torch.set_grad_enabled(on): return f(x)
+        with torch.set_grad_enabled(on):
+            return f(x)
     try:
         torch.set_num_threads(1)                    # the products' library has one number for all threads
         return list(_pool(k).map(one, over))
-    finally: torch.set_num_threads(k)
+    finally:
+        torch.set_num_threads(k)

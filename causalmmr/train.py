@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['rng', 'xavier', 'linear', 'Recommender', 'Pairs', 'epoch', 'Ranking', 'rows_of', 'mask_', 'top_k', 'own_scores',
-           'rank', 'evaluate', 'save_tensors', 'load_tensors', 'opt_tensors', 'load_opt', 'look', 'Progress', 'fit',
-           'adam', 'asks_to_end', 'available_device']
+           'rank', 'users_at_once', 'evaluate', 'checksum', 'save_tensors', 'load_tensors', 'opt_tensors', 'load_opt',
+           'look', 'Progress', 'fit', 'adam', 'asks_to_end', 'available_device']
 
 # %% ../nbs/04_train.ipynb #573f2aff
-import json, math, os, time
+import hashlib, json, math, os, re, time
 from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
-from .data import BadInput, MMData, require_sound
+from .data import BadInput, MMData, put_in_place, require_sound
 from .metrics import METRICS, hits, n_relevant, pair_keys
 
 # %% ../nbs/04_train.ipynb #0e3cf5a3
@@ -223,6 +223,14 @@ def rank(
     top,best = (F.pad(torch.cat(x), (0, k-x[0].shape[1]), value=v) for x,v in ((top,-1),(best,-math.inf)))
     return top.masked_fill_(best==-math.inf, -1), best
 
+# %% ../nbs/04_train.ipynb #a9d8bbcf
+def users_at_once(
+    n_items:int, # I
+    most=2**29,  # bytes
+)->int:          # at most 1,024, where more makes nothing faster
+    "Users whose scores fit into so much memory."
+    return int(min(1024, max(1, most//(5.5*n_items))))
+
 # %% ../nbs/04_train.ipynb #65cd8a10
 def evaluate(
     model:Recommender,   # any model with `scores`
@@ -231,15 +239,24 @@ def evaluate(
     ks=(5,10,20,50),     # cutoffs
     mask_valid=False,    # hide validation positives when ranking for the test split
     metrics=tuple(METRICS), # names in causalmmr.metrics
-    block:int=1024,      # users scored at a time
+    block:int=None,      # users scored at a time; None: as many as fit
 )->Ranking:              # over the users with at least one positive in the split
     "Full ranking: every item competes, training items are masked."
     pairs = getattr(data, split)
     hide = (data.train,) + ((data.valid,) if mask_valid and split=='test' else ())
     keys,users = pair_keys(pairs, data.n_items),pairs[0].unique()
-    top,_ = rank(model, users, max(ks), hide, block)
+    top,_ = rank(model, users, max(ks), hide, block or users_at_once(data.n_items))
     hit,n = hits(top, keys, users, data.n_items),n_relevant(keys, users, data.n_items)
     return Ranking(users, top, {f'{m}@{k}': METRICS[m](hit, n, k) for m in metrics for k in ks})
+
+# %% ../nbs/04_train.ipynb #7a2b9fb4
+def checksum(tensors:dict, meta:dict)->str: # what a file is to hold -> 16 hex digits
+    "Of every name, type, shape and byte."
+    h = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for k,v in sorted(tensors.items()):
+        h.update(f'{k} {v.dtype} {tuple(v.shape)}'.encode())
+        h.update(v.flatten().view(torch.uint8).numpy() if v.numel() else b'')
+    return h.hexdigest()[:16]
 
 # %% ../nbs/04_train.ipynb #81803de7
 def save_tensors(
@@ -252,8 +269,9 @@ def save_tensors(
     tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous() for k,v in tensors.items()}, tmp, {'meta': json.dumps(meta)})
-        os.replace(tmp, path)
+        tensors = {k: v.detach().cpu().contiguous() for k,v in tensors.items()}
+        save_file(tensors, tmp, dict(meta=json.dumps(meta), sum=checksum(tensors, json.loads(json.dumps(meta)))))
+        put_in_place(tmp, path)
     except (OSError, SafetensorError) as e: raise BadInput(f'{path} cannot be written: {e}.') from None
     finally: tmp.unlink(missing_ok=True)
 
@@ -263,8 +281,11 @@ def load_tensors(
 ): # -> tensors, meta
     "Read it back; a damaged file is a BadInput that names it."
     try:
-        with safe_open(path, 'pt') as f: return {k: f.get_tensor(k) for k in f.keys()}, json.loads((f.metadata() or {}).get('meta', '{}'))
+        with safe_open(path, 'pt') as f: tensors,said = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+        meta = json.loads(said.get('meta', '{}'))
     except (OSError, SafetensorError, ValueError) as e: raise BadInput(f'{path} is not a readable safetensors file: {e}.') from None
+    if 'sum' in said and said['sum'] != checksum(tensors, meta): raise BadInput(f'{path} is not what was written: its checksum differs.')
+    return tensors, meta
 
 # %% ../nbs/04_train.ipynb #6be5354b
 def opt_tensors(
@@ -293,8 +314,9 @@ def look(model, data, by): # -> the validation figure that decides
 def _check_fit(data, epochs, batch, lr, patience, by, eval_every): # everything that can be wrong, before any work starts
     require_sound(data)
     name,_,k = str(by).partition('@')
-    if name not in METRICS or not k.isdecimal() or int(k)<1:
+    if name not in METRICS or not re.fullmatch('[1-9][0-9]{0,8}', k):
         raise BadInput(f"by={by!r} is not a metric at a cutoff such as 'recall@20'; metrics are {', '.join(METRICS)}.")
+    if int(k) > max(data.n_items, 50): raise BadInput(f'by={by!r}: a list of {data.name} has at most {data.n_items} items.')   # 50 places are always kept
     for what,x in dict(epochs=epochs, batch=batch, patience=patience, eval_every=eval_every).items():
         if not isinstance(x, int) or isinstance(x, bool) or x<1: raise BadInput(f'{what}={x!r} must be a whole number of at least 1.')
     if eval_every>epochs: raise BadInput(f'eval_every={eval_every} is more than epochs={epochs}: the validation split would never be looked at.')
@@ -319,7 +341,9 @@ class Progress:
         t,meta = load_tensors(path)
         if meta.get('why')!=why: raise BadInput(f'{path} is the checkpoint of another run (its data or settings differ); remove it or name another.')
         part = lambda p: {k[len(p):]: v for k,v in t.items() if k.startswith(p)}
-        model.load_state_dict(part('model.')); load_opt(opt, t); model.g.set_state(t['g'])
+        model.load_state_dict(part('model.'))
+        load_opt(opt, t)
+        model.g.set_state(t['g'])
         self.epoch,self.best,self.best_epoch,self.history = (meta[k] for k in ('epoch','best','best_epoch','history'))
         self.weights = {k: v.to(model.device) for k,v in part('best.').items()}
 

@@ -7,15 +7,15 @@ __all__ = ['RULE', 'FREE', 'OTHERS', 'rule_for', 'is_axis', 'value_at', 'can_go'
            'wider', 'named', 'trials_of', 'tune', 'settings_path', 'remembered', 'remember']
 
 # %% ../nbs/73_tune.ipynb #55464d26
-import json, math, os, time
-from contextlib import ExitStack
+import json, math, os, sqlite3, time
+from contextlib import ExitStack, closing
 from functools import cache
 from pathlib import Path
 import numpy as np, pandas as pd
 from tqdm import tqdm
-from .data import BadInput, MMData
+from .data import BadInput, MMData, put_in_place, reading
 from .pages import results_dir
-from .store import code_version, defaults, identity, locked, run, settings
+from .store import code_version, defaults, free, identity, locked, run, set_aside, settings, usable
 
 # %% ../nbs/73_tune.ipynb #1656785d
 RULE = dict(epochs=5000, eval_every=5, patience=10)   # of `fit`, for every row of every table
@@ -85,8 +85,16 @@ def left_behind(
     return best_by(curve, epoch) < np.median([best_by(c, epoch) for c in others])
 
 # %% ../nbs/73_tune.ipynb #9095835f
+def whole_file(path)->bool: # of SQLite
+    "Does the file hold a database from end to end? One that is busy does."
+    try:
+        with closing(sqlite3.connect(path, timeout=100)) as db: return db.execute('pragma integrity_check').fetchone() == ('ok',)
+    except sqlite3.OperationalError as e: return 'locked' in str(e)
+    except sqlite3.DatabaseError: return False
+
 @cache
 def storage_at(path): # of an SQLite file -> Optuna's storage, opened once in a process
+    if path.exists() and not whole_file(path): set_aside(path)
     return _optuna().storages.RDBStorage(f'sqlite:///{path}', engine_kwargs=dict(connect_args=dict(timeout=100)))
 
 def _optuna():
@@ -153,7 +161,7 @@ def propose(
     left = [c for c in combos(space, widened) if c not in before]
     if not left: return None
     if not before: return {k: v.index(first[k]) if k in first else len(v)//2 for k,v in space.items()}
-    draft = optuna.create_study(direction='maximize', sampler=optuna.samplers.TPESampler(seed=10_000*seed+len(before), n_startup_trials=4))
+    draft = optuna.create_study(direction='maximize', sampler=optuna.samplers.TPESampler(seed=(10_000*seed+len(before))%2**32, n_startup_trials=4))
     draft.add_trials([t for t in study.get_trials(deepcopy=False) if t.state.name == 'COMPLETE'])
     places = draft.ask(distributions(space, widened)).params
     return places if places not in before else left[np.random.default_rng([seed, len(before)]).integers(len(left))]
@@ -170,14 +178,6 @@ def held(path, number): # a context: the trial is ours
     "Hold a trial as long as the process lives."
     return locked(lock_of(path, number).parent.parent/lock_of(path, number).name)
 
-def free(lock): # a file -> does nobody hold it
-    try: import fcntl
-    except ImportError: return True        # Windows: one process at a time
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, 'a') as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: return False
-    return True
 
 # %% ../nbs/73_tune.ipynb #c7b04c33
 class Watch:
@@ -217,8 +217,9 @@ def attempt(
     "Train one proposal."
     try: row = run(Model, data, seed=seed, halt=watch, progress=False, **kw, **hp)
     except BadInput as e:
-        if 'no longer finite' not in str(e): raise
-        return dict(value=0., ended='not finite', spent=watch.spent)
+        beyond = any(not 0 <= n < len(Model.space[k]) for k,n in watch.trial.params.items())
+        if not beyond and 'no longer finite' not in str(e): raise
+        return dict(value=0., ended='refused' if beyond else 'not finite', spent=watch.spent)
     info = json.loads((Path(row['folder'])/'run.json').read_text())
     curve = curve_of(row['folder'], watch.by)
     return dict(value=best_by(curve, np.inf), run=row['run'], epochs=row['epochs'], best_epoch=info['best_epoch'],
@@ -382,9 +383,10 @@ def remembered(
     "What searches have chosen."
     path = Path(path or settings_path())
     if not path.is_file(): return {}
-    try: lines = json.loads(path.read_text())
-    except ValueError: raise BadInput(f'{path} is not JSON.') from None
-    return {(l['model'], l['dataset']): l for l in lines}
+    with reading(path):
+        found = {(l['model'], l['dataset']): l for l in json.loads(path.read_text(encoding='utf8'))}
+        if not all(isinstance(x, str) for k in found for x in k): raise ValueError('a line without the names of its model and data set')
+    return found
 
 def remember(
     line:dict, # of `tune`
@@ -394,9 +396,10 @@ def remember(
     path = Path(path or settings_path())
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
+        if path != settings_path(): usable(path, remembered)      # what the repository holds is for git to mend
         every = remembered(path) | {(line['model'], line['dataset']): line}
         text = ',\n'.join(json.dumps(every[k], sort_keys=True) for k in sorted(every))
         tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-        tmp.write_text(f'[\n{text}\n]\n')
-        os.replace(tmp, path)
+        tmp.write_text(f'[\n{text}\n]\n', encoding='utf8')
+        put_in_place(tmp, path)
     return path

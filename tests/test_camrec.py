@@ -45,6 +45,23 @@ def test_looking_does_not_disturb_training():
         return m.views[0].prefer
     assert torch.equal(go(False), go(True)) and not torch.equal(go(True), CaMRec(data, rng(1), d=8, knn=(5,)).views[0].prefer)
 
+@pytest.mark.parametrize('hp', [dict(), dict(released=True), dict(theory=True), dict(max_edges=100)], ids=['corrected', 'released', 'theory', 'thinned'])
+def test_loops_and_chains_of_operations_make_the_same_step(hp, monkeypatch):
+    "Loops are compiled where numba is, and Python where it is not: the same numbers as without them."
+    from causalmmr import graph
+    from causalmmr.causal import diffusion
+    from causalmmr.models import camrec
+    data = two(toy().data); few = replace(data, train=data.train[:,::4])
+    batch = next(epoch(Pairs(few), 200, rng(5)))
+    def step(loops):
+        for module in (graph, diffusion, camrec): monkeypatch.setattr(module, 'looped_over', lambda x: loops)
+        m = CaMRec(few, rng(1), d=8, knn=(5,), **hp)
+        l = m.loss(*batch)
+        return l.item(), dict(zip(dict(m.named_parameters()), torch.autograd.grad(l, list(m.parameters()), allow_unused=True, materialize_grads=True)))
+    (a, slopes), (b, others) = step(True), step(False)
+    assert a == pytest.approx(b, rel=1e-5)
+    for k in slopes: assert (slopes[k]-others[k]).abs().max() <= 1e-4*slopes[k].abs().max()+1e-7, k
+
 def test_any_two_or_more_modalities():
     data = toy().data
     for feats in (dict(a=data.feats['a'], v=data.feats['v']), dict(data.feats), dict(data.feats, clip=data.feats['t'].flip(1))):

@@ -19,8 +19,8 @@ from causalmmr.train import evaluate, fit, rng
 ROOT = os.environ.get('CAUSALMMR_DATA')
 SIZES = dict(ml1m=(6040, 3706, 802_553, 97_383, 100_273), tiktok=(9308, 6710, 59_541, 3051, 6130),
              toys=(18_748, 11_673, 101_713, 11_301, 48_639), sports=(35_598, 18_357, 218_409, 40_029, 37_899),
-             baby=(19_445, 7050, 118_551, 20_559, 21_682), clothing=(39_387, 23_033, 197_338, 41_189, 40_150))
-WIDTHS = dict(ml1m='a128 t384 v64', tiktok='a128 v128', toys='t384', sports='t384', baby='', clothing='')
+             baby=(19_445, 7050, 118_551, 20_559, 21_682), clothing=(39_387, 23_033, 197_338, 41_189, 40_150), coat=(290, 300, 2390, 616, 1666))
+WIDTHS = dict(ml1m='a128 t384 v1280', tiktok='a128 v128', toys='t384', sports='t384', baby='t384', clothing='', coat='t20 v13')
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def real():
     """`load` of a real set, or a skip that says what is missing."""
     if not ROOT: pytest.skip('the environment variable CAUSALMMR_DATA is not set: no real data')
     def get(name, **kw):
-        if not (Path(ROOT)/name/'inter.parquet').exists(): pytest.skip(f'{ROOT}/{name} is not there')
+        if not any((Path(ROOT)/name/f).exists() for f in ('inter.parquet','ratings.parquet')): pytest.skip(f'{ROOT}/{name} is not there')
         return load(name, **kw)
     return get
 
@@ -168,7 +168,7 @@ def test_unknown_name(monkeypatch):
 def test_a_file_that_arrives_changes_nothing(real, tmp_path):
     """A fourth matrix in a copy of a registered folder; the version that took all of them had four modalities here."""
     before = real('ml1m')
-    shutil.copytree(Path(ROOT)/'ml1m', tmp_path/'ml1m', ignore=shutil.ignore_patterns('more'))
+    shutil.copytree(Path(ROOT)/'ml1m', tmp_path/'ml1m')
     x = np.random.default_rng(0).normal(size=(before.n_items, 8))
     np.savez(tmp_path/'ml1m'/'style.npz', x=x)
     after = load('ml1m', tmp_path)
@@ -181,13 +181,28 @@ def test_a_file_that_arrives_changes_nothing(real, tmp_path):
 
 @pytest.mark.parametrize('name,m,file,known,width', [('ml1m', 'v', 'more/poster_efficientnet', 3256, 1280),
                                                      ('baby', 't', 'more/text_minilm', 3416, 384)])
+def test_half_known_features(real, tmp_path, name, m, file, known, width):
+    """What is missing is part of the value, and what a model sees there is the mean; without its file the set says so."""
+    d = real(name)
+    x,has = d.feats[m],d.known[m]
+    assert x.shape == (d.n_items, width) and int(has.sum()) == known and f'{m} is real for {known} of {d.n_items} items' in d.notes
+    assert torch.allclose(x[~has], x[has].mean(0).expand(int((~has).sum()), -1), atol=2e-3)
+    assert not torch.allclose(x[has], x[has].mean(0).expand(known, -1), atol=2e-3)
+    back = load(convert(d, tmp_path/'out', 'mmrec'))
+    assert back.fingerprint == d.fingerprint != replace(d, known={}).fingerprint
+    shutil.copytree(Path(ROOT)/name, tmp_path/name, ignore=shutil.ignore_patterns('more'))
+    without = load(name, tmp_path)
+    assert m not in without.feats and f'{m} is missing: there is no {file}' in without.notes
+
+
+@pytest.mark.parametrize('name,m,file,known,width', [('ml1m', 'v', 'poster_svd64', 3256, 64)])
 def test_real_features_on_request(real, tmp_path, name, m, file, known, width):
     d = real(name)
     if file not in set(not_taken(Path(ROOT)/name, d.n_items).ask.str.split('=').str[-1]): pytest.skip(f'{ROOT}/{name} has no {file}')
     asked = real(name, feats={m:file})
-    assert asked.feats[m].shape == (d.n_items, width) and int(asked.known[m].sum()) == known and not d.known
+    assert asked.feats[m].shape == (d.n_items, width) and int(asked.known[m].sum()) == known
     assert f'{m} is {file}, on request' in asked.notes and f'{m} is real for {known} of {d.n_items} items' in asked.notes
-    assert {k:x for k,x in asked.feats.items() if k != m}.keys() == {k for k in d.feats if k != m}
+    assert asked.feats.keys() == d.feats.keys() and asked.fingerprint != d.fingerprint
     back = load(convert(asked, tmp_path/'out', 'mmrec'))
     assert back.fingerprint == asked.fingerprint != replace(asked, known={}).fingerprint
 
@@ -303,6 +318,13 @@ def test_real_sizes(real, name):
     assert not any(c.startswith('u_') for c in (d.users if d.users is not None else []))
 
 
+def test_the_posters_that_results_name(real):
+    """The results page tells old rows from new ones by the fingerprint; only the posters and their mask separate the two."""
+    new,old = real('ml1m'),replace(real('ml1m', feats=dict(v='poster_svd64')), known={})
+    assert f"NOW = '{new.fingerprint[:8]}'" in (Path(__file__).parent.parent/'nbs'/'results.ipynb').read_text()
+    assert old.fingerprint == '9c13178c843b4458' and torch.equal(old.train, new.train) and torch.equal(old.feats['t'], new.feats['t'])
+
+
 def test_real_notes_and_arrays(real):
     d = real('ml1m')
     assert sum('substitute' in n for n in d.notes) == 2 and any("FMMRec's" in n for n in d.notes)
@@ -314,6 +336,27 @@ def test_real_notes_and_arrays(real):
     shares = [(attacked[k]==v).mean() for k,v in (('gender',1), ('age',2), ('occupation',4))]
     assert [round(float(p), 4) for p in shares] == [.7219, .3526, .1374]
     assert any('carved' in n for n in real('toys').notes) and not any('carved' in n for n in real('sports').notes)
+
+
+def test_coat_is_an_experiment(real):
+    """The uniform part meets the chosen one as often as chance would, and nothing of it is learned from or chosen on."""
+    d = real('coat')
+    raw = pd.read_parquet(Path(ROOT)/'coat'/'ratings.parquet')
+    chosen,uniform = (as_set(torch.tensor(raw.loc[raw.shown==s, ['userID','itemID']].to_numpy().T)) for s in ('chosen','uniform'))
+    assert (len(chosen), len(uniform), len(chosen & uniform)) == (6960, 4640, 366)
+    assert abs(len(chosen & uniform) - 16*290*24/300) < 3*(290*16*.08*.92)**.5
+    for part in (d.train, d.valid, d.liked('home')): assert as_set(part) <= chosen
+    assert as_set(d.test) <= uniform - chosen and as_set(d.test) == as_set(d.liked('test'))
+    held = d.ratings.groupby('part').size()
+    assert held.to_dict() == dict(train=4640, valid=1160, home=1160, test=4274)
+    assert not as_set(d.liked('home')) & (as_set(d.train) | as_set(d.valid))
+    assert abs(float(d.propensity.sum()) - 6961.6) < .1 and any(n.startswith('366 pairs stood') for n in d.notes)
+    mean = raw.groupby('shown').rating.mean()
+    assert mean.round(2).to_dict() == dict(chosen=2.61, uniform=2.23)
+    assert set(d.users) == {'gender','age','location','fashioninterest','attacker_test'} and d.users.attacker_test.sum() == 58
+    other = real('coat', split_seed=43)
+    assert as_set(other.test) == as_set(d.test) and as_set(other.train) != as_set(d.train)
+    assert real('coat').fingerprint == d.fingerprint != other.fingerprint
 
 
 def test_ml1m_split_is_the_rule_user_by_user(real):

@@ -82,12 +82,13 @@ def test_every_table_takes_the_common_parameters(root):
 
 TABLES = sorted((Path(__file__).resolve().parent.parent/'nbs'/'tables').glob('*.ipynb'))
 WRONG = [(dict(scale='smok'), 'has the scales'), (dict(seeds=0), 'whole number from 1'), (dict(seeds='three'), 'whole number'), (dict(device='tpu7'), 'not available'),
-         (dict(dataset='nowhere'), "no data set 'nowhere'"), (dict(scale='cpu', data_dir='/no/such/folder'), 'no such folder'), (dict(commit='false'), 'True or False')]
+         (dict(dataset='nowhere'), "no data set 'nowhere'"), (dict(scale='cpu', data_dir='/no/such/folder'), 'no such folder'), (dict(commit='false'), 'True or False'), (dict(sacle='cpu'), "no parameter 'sacle'")]
 
 def first_cells(path):
     "A table's parameters and the code cells after them, to the one that checks them."
-    cells = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
-    (k,) = (i for i,c in enumerate(cells) if c.startswith('dataset '))
+    code = [c for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
+    (k,) = (i for i,c in enumerate(code) if 'parameters' in c.metadata.get('tags', []))
+    cells = [c.source for c in code]
     (check,) = (i for i,c in enumerate(cells) if 'Table(' in c or 'import asked' in c)
     return cells[k], cells[k+1:check+1]
 
@@ -96,14 +97,14 @@ def answer(path, **given):
     takes, checks = first_cells(path)
     names = {}
     exec(takes, names)
-    names |= dict(scale='smoke') | given
+    names |= dict(scale='smoke') | given                                                 # as papermill's own cell below that one
     for cell in checks: exec(cell, names)
     told = names.get('t')
     return (told.dataset, told.tag) if told else (names['dataset'], names['tag'])
 
 @pytest.mark.parametrize('path', TABLES, ids=lambda p: p.stem)
 def test_every_table_checks_its_parameters_first(path, tmp_path):
-    for given, words in WRONG + ([] if path.stem == 'classic' else [(dict(models='No such row'), 'models=')]):        # classic's rows are classes, its next cell finds them
+    for given, words in WRONG + ([] if path.stem == 'classic' else [(dict(models='No such row'), 'models=')]):        # classic's rows are classes
         with pytest.raises(BadInput, match=words): answer(path, **given)
     datasets = r.parameters(path)['datasets']
     name = datasets['smoke'][0]

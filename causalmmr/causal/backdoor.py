@@ -6,16 +6,16 @@
 __all__ = ['Estimate', 'onehot', 'outcome', 'naive', 'soft_strata', 'hard', 'matched_at', 'nested', 'hierarchical', 'nearest',
            'resample', 'propensity', 'ips', 'ess', 'overlap', 'trim', 'unsupported', 'expectation', 'at_mean', 'nwgm',
            'shortcut_error', 'sigmoid_bound', 'placebo', 'risk_ratio', 'bias_factor', 'e_value', 'rosenbaum',
-           'impressions', 'logit_fit', 'adjusted_preference']
+           'impressions', 'experiment', 'if_uniform', 'if_uniform_table', 'logit_fit', 'adjusted_preference']
 
 # %% ../../nbs/11_backdoor.ipynb #8115dd3e
 import math
 from typing import NamedTuple
-import pandas as pd, torch
+import numpy as np, pandas as pd, torch
 from scipy.special import bdtrc
 from torch import Tensor
-from ..data import BadInput
-from .scm import BLOCK, shown
+from ..data import BadInput, Rated, rated
+from .scm import BLOCK, shown, source
 
 # %% ../../nbs/11_backdoor.ipynb #9edd029d
 class Estimate(NamedTuple):
@@ -358,6 +358,52 @@ def impressions(
     u,i = w.clicks(stream, core=0).pairs
     hit[u,i] = True
     return seen, hit
+
+# %% ../../nbs/11_backdoor.ipynb #344b84ad
+def experiment(
+    w,        # World
+    drawn=16, # items drawn uniformly for each user
+)->Rated:
+    "Ratings of what was shown and of what was drawn uniformly."
+    (seen,click),g = impressions(w),source(w.seed, 'experiment')
+    everybody = torch.arange(w.p.n_users)
+    who,what = everybody.repeat_interleave(drawn),torch.rand(seen.shape, generator=g).topk(drawn).indices.flatten()
+    like = torch.rand(len(who), generator=g) < w.preference(everybody)[who,what]
+    u,i = seen.nonzero().T
+    found = dict(user=(u, who), item=(i, what), rating=(1+4*click[u,i], 1+4*like), label=(0*u, 0*who+2))
+    t = pd.DataFrame({k: torch.cat(x).numpy() for k,x in found.items()})
+    d,p = w.data,w.propensity(everybody).clamp(min=1e-4, max=1)
+    return rated(d.name, t, g, items=d.items, users=d.users, propensity=p, notes=d.notes, feats=d.feats)
+
+# %% ../../nbs/11_backdoor.ipynb #b33f8a8a
+def if_uniform(
+    data:Rated,
+    z:Tensor,   # [U,I] stratum of every pair
+    who=None,   # users, such as drawn again; default everybody who rated
+)->dict:        # method -> its estimate of the mean rating under uniform exposure, less what the drawn part says
+    "Errors of the mean rating under uniform exposure, estimated from chosen ratings."
+    who = data.ratings.user.unique() if who is None else who
+    r = data.ratings.set_index('user').loc[who].reset_index()
+    mine,drawn = r[r.part != 'test'],r[r.part == 'test']
+    share,C = len(mine)/(len(who)*data.n_items),int(z.max())+1
+    truth = share*mine.rating.mean() + (1-share)*drawn.rating.mean()
+    y,one,at = torch.tensor(mine.rating.tolist()),torch.zeros(len(mine)).long(),tuple(torch.tensor(mine[c].tolist()) for c in ('user','item'))
+    door = lambda z: hard(one, y, z[at], 1, C, torch.bincount(z[torch.as_tensor(who)].flatten(), minlength=C)).mean[0]
+    other = z[:,torch.randperm(data.n_items, generator=source(0, 'other items'))]
+    said = {'naive': naive(one, y, 1).mean[0], 'back door': door(z), 'wrong twin of back door': door(other)}
+    if data.propensity is not None: said['IPS'] = ips(one, y, data.propensity[at], 1, normalised=True).mean[0]
+    return {k: v.item()-truth for k,v in said.items()}
+
+# %% ../../nbs/11_backdoor.ipynb #f3ca30a7
+def if_uniform_table(
+    data:Rated, z:Tensor, # as in if_uniform
+    seed=0, n=200,        # draws of users
+)->pd.DataFrame:          # method, error, lo, hi: 95 %
+    "The errors of if_uniform with intervals over users."
+    users,g = data.ratings.user.unique(),np.random.default_rng(seed)
+    again = pd.DataFrame([if_uniform(data, z, g.choice(users, len(users))) for _ in range(n)])
+    t = pd.DataFrame(dict(error=if_uniform(data, z), lo=again.quantile(.025), hi=again.quantile(.975)))
+    return t.rename_axis('method').reset_index()
 
 # %% ../../nbs/11_backdoor.ipynb #e6e7a126
 def logit_fit(

@@ -70,19 +70,26 @@ class Codebook(nn.Module):
         self.beta,self.tau,self.ema,self.decay,self.dead = beta,tau,ema,decay,dead
         self.released_loss,self.released_sign = released_loss,released_sign
         codes = (2*torch.rand(K, d, generator=g)-1)/K
-        if ema: self.register_buffer('codes', codes); self.register_buffer('total', codes.clone())
-        else: self.codes = nn.Parameter(codes)
+        if ema:
+            self.register_buffer('codes', codes)
+            self.register_buffer('total', codes.clone())
+        else:
+            self.codes = nn.Parameter(codes)
         self.register_buffer('size', torch.ones(K))
 
     @torch.no_grad()
-    def match(self, x): return sqdist(x, self.codes).argmin(1)               # [n,d] -> [n] strata
-    def forward(self, x): # [n,d] -> [n,d]
-        if self.training: return straight_through(x, self.codes[self.match(x)])
-        if not self.tau: return self.codes[self.match(x)]
+    def match(self, x):
+        return torch.addmm(self.codes.pow(2).sum(1)/2, x, self.codes.T, alpha=-1).argmin(1)  # [n,d] -> [n] strata
+
+    def forward(self, x, k=None): # [n,d], and strata where they are known -> [n,d]
+        if self.training or not self.tau:
+            q = self.codes.index_select(0, self.match(x) if k is None else k)
+        if self.training: return straight_through(x, q)
+        if not self.tau: return q
         return soft_codes(sqdist(x, self.codes), self.tau, self.released_sign)@self.codes
 
-    def loss(self, x): # [n,d] -> []
-        q = self.codes[self.match(x)]
+    def loss(self, x, k=None): # [n,d], and strata where they are known -> []
+        q = self.codes.index_select(0, self.match(x) if k is None else k)
         return self.beta*nnf.mse_loss(x, q) if self.ema else vq_loss(x, q, self.beta, self.released_loss)
 
     @torch.no_grad()
@@ -92,7 +99,8 @@ class Codebook(nn.Module):
         if self.ema:
             self.total.lerp_(torch.zeros_like(self.total).index_add_(0, k, x), 1-self.decay)
             self.codes.copy_(self.total/smoothed(self.size)[:,None])
-        if self.dead: revive(self, x, g)
+        if self.dead:
+            revive(self, x, g)
 
     @property
     def prior(self): return self.size/self.size.sum()                        # [K] P(k)
@@ -117,7 +125,8 @@ def revive(
     gone = gone[torch.randperm(len(gone), generator=g, device=g.device)[:len(x)].to(gone.device)]
     rows = x[torch.randperm(len(x), generator=g, device=g.device)[:len(gone)].to(x.device)]
     book.codes[gone],book.size[gone] = rows,book.dead
-    if book.ema: book.total[gone] = rows*book.dead
+    if book.ema:
+        book.total[gone] = rows*book.dead
 
 # %% ../../nbs/14_vq.ipynb #b9bf8232
 class ResidualCodebook(nn.Module):
@@ -148,7 +157,8 @@ class ResidualCodebook(nn.Module):
 
     def stratum(self, x): # [n,d] -> [n] one number for the pair
         out = 0
-        for book,k in zip(self.levels, self.match(x).T): out = out*len(book.size) + k
+        for book,k in zip(self.levels, self.match(x).T):
+            out = out*len(book.size) + k
         return out
 
     def forward(self, x): # [n,d] -> [n,d]
@@ -156,7 +166,8 @@ class ResidualCodebook(nn.Module):
         return straight_through(x, q) if self.training else q
     def loss(self, x): return sum(book.loss(r) for book,r,_ in self.parts(x))   # [n,d] -> []
     def update(self, x, g): # the rows trained on, the caller's generator
-        for book,r,_ in list(self.parts(x.detach())): book.update(r, g)
+        for book,r,_ in list(self.parts(x.detach())):
+            book.update(r, g)
 
 # %% ../../nbs/14_vq.ipynb #b12db671
 class Strata(nn.Module):
