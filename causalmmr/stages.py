@@ -635,7 +635,7 @@ def distances(
 # %% ../nbs/75_stages.ipynb #108ffdcd
 def twins(t:Table)->pd.DataFrame: # of a page whose choices are base and rows -> `distances` of all
     "As many worlds as the page has seeds, with the arrow cut and in place."
-    names = t.by_scale(PLAYED) or t.choices
+    names = [n for n in t.by_scale(PLAYED) or t.choices if n == 'base' or n in t.wanted]
     every = [(name, world, arrow) for world in range(t.seeds) for arrow in (0., 1.5) for name in names]
     return pd.concat([distances(t, *one) for one in every], ignore_index=True)
 
