@@ -31,7 +31,7 @@ from .disentangle import Split, attacker_users, one_hot, sensitive
 from .fair.attack import counterfactual, leakage, lists_per_user, per_group, views
 from .fair.filters import LEACE, RELEASED_GAME, RIVALS, FairTuning, freeze, leak
 from .graph import row_mean
-from .invariant.environments import abroad, by_test, judge
+from .invariant.environments import abroad, by_test, gain, judge
 from .models.classic import MFBPR, Popularity
 from .models.fmmrec import RELEASED, STAGES, FMMRec, parts_of, take_apart
 from .models.itemgraph import LATTICE
@@ -40,7 +40,6 @@ from .models.painvrl import SETTINGS, ContentUltraGCN, constant, mask_of, tests_
 from .store import defaults, kept, load_run, study_rows
 from .tables import Found, Table, on_tests, tested, train
 from .train import fit, rng
-
 
 # %% ../nbs/75_stages.ipynb #5faf4901
 ALONE  = dict(filters='user-only', role='none')    # users only: items stay as they are
@@ -639,7 +638,7 @@ def distances(
 # %% ../nbs/75_stages.ipynb #108ffdcd
 def twins(t:Table)->pd.DataFrame: # of a page whose choices are base and rows -> `distances` of all
     "As many worlds as the page has seeds, with the arrow cut and in place."
-    names = t.by_scale(PLAYED) or t.choices
+    names = [n for n in t.by_scale(PLAYED) or t.choices if n == 'base' or n in t.wanted]
     every = [(name, world, arrow) for world in range(t.seeds) for arrow in (0., 1.5) for name in names]
     return pd.concat([distances(t, *one) for one in every], ignore_index=True)
 
@@ -718,6 +717,11 @@ class Masks:
         "What a mask is worth on tests."
         on = self.final(Model, seed, mask)[1]
         return by_test(judge(on(self.t.data), tests, on, ks=(20,), metrics=('recall',)), 'recall@20')
+
+    def gain(self, E, pairs=None): # number of environments; other pairs than those of training -> as of `gain`
+        "What so many environments say of clicks that the fit has not seen."
+        pairs = self.t.data.train if pairs is None else pairs
+        return gain(side_by_side(self.t.data), pairs, self.t.data.n_users, E, rng(0), restarts=2, rounds=20)
 
     def auc(self, mask): # -> 'auc', on the simulator only
         "How well a mask ranks the causes before the look."
