@@ -723,6 +723,7 @@ def by_form(
     rows, columns,      # names of columns or of groups
 )->pd.DataFrame:
     "Lines whose metric has a form, as a table of means."
+    lines = lines.reset_index(drop=True)
     parts = lines.metric.str.extract(f'^{pattern}$')
     whole = lines[lines.metric.str.fullmatch(pattern)].join(parts)
     return whole.pivot_table(index=rows, columns=columns, values='value', sort=False)
