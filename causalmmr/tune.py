@@ -148,7 +148,10 @@ def orphan(study, path): # -> a trial whose process died, or None
     "A running trial whose lock is free."
     optuna = _optuna()
     for t in study.get_trials(deepcopy=False):
-        if t.state.name == 'RUNNING' and free(lock_of(path, t.number)): return optuna.trial.Trial(study, t._trial_id)
+        if t.state.name != 'RUNNING' or not free(lock_of(path, t.number)): continue
+        # its process may have ended it well since the trials were read
+        now = study.get_trials(deepcopy=False)[t.number]
+        if now.state.name == 'RUNNING': return optuna.trial.Trial(study, t._trial_id)
 
 def propose(
     study,           # of `study_at`

@@ -216,7 +216,7 @@ TRAIN = ['train', 'MFBPR', 'toy']
     ([*TRAIN, '-p', 'd='+'9'*20], 'd must be below'), ([*TRAIN, '-p', 'd=100000000000'], 'd must be below'), ([*TRAIN, '-p', 'd=2000000000'], 'GiB of memory'),
     ([*TRAIN, '-p', 'reg='+'9'*400], 'reg must be below'), ([*TRAIN, '--seed', '18446744073709551616'], 'seed'), ([*TRAIN, '-p', 'by=recall@²'], 'recall@²'), ([*TRAIN, '-p', 'by=recall@020'], 'recall@020'),
     ([*TRAIN, '-p', 'by=recall@1000000'], 'at most 120 items'), (['train', '.foo:X', 'toy'], '.foo:X'), (['train', 'MFBPR', 'baby', '--data', '~nosuch'], '~nosuch'), (['train', 'MFBPR', '~nosuch/x'], '~nosuch'),
-    ([*TRAIN, '--out', '/tmp/a\udcffb'], 'no UTF-8'), (['train', 'PaInvRL', 'toy', '-p', 'f_restarts=9223372036854775808'], 'f_restarts must be below'), (['data', 'fetch', 'movielens_1m', '~nosuch/x'], '~nosuch'),
+    ([*TRAIN, '--out', '/tmp/a\udcffb'], 'no UTF-8'), (['train', 'PaInvRL', 'toy', '-p', 'search={"f_restarts": 9223372036854775808}'], 'f_restarts must be below'), (['data', 'fetch', 'movielens_1m', '~nosuch/x'], '~nosuch'),
     (['tune', 'MFBPR', 'toy', '--trials', '1', '--seed', '18446744073709551616'], 'seed'), (['reproduce', 'classic', '--models', 'MFBPR;LightGNC'], 'LightGNC')])
 def test_odd_numbers_and_words(words, says, capfd, tmp_path):
     if '--out' not in words and words[0] != 'data': words = [*words, '--out', str(tmp_path)]
@@ -243,7 +243,7 @@ def test_a_file_cannot_ask_for_memory(tmp_path, capfd):
 
 def test_a_parameter_that_papermill_alone_knows_is_refused(tmp_path, root):
     import papermill
-    with pytest.raises(papermill.PapermillExecutionError, match='classic has no parameter seedz'):
+    with pytest.raises(papermill.PapermillExecutionError, match="classic has no parameter 'seedz'"):
         papermill.execute_notebook(root/'nbs'/'tables'/'classic.ipynb', tmp_path/'o.ipynb', dict(scale='smoke', dataset='toy', seedz=5, out_dir=str(tmp_path)), kernel_name='python3', progress_bar=False, log_output=False)
 
 def test_semicolons_and_commas_name_the_same_classes(monkeypatch, tmp_path):

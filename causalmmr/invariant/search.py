@@ -83,6 +83,7 @@ def usable(f, v): # a field of MaskSearch, a value -> the value in the field's t
     number = f.type in (int, float)
     if type(v) is not f.type or number and not (math.isfinite(v) and v >= (f.type is int)):
         raise BadInput(f'{f.name} of a search takes {kinds[f.type]} such as {f.default!r}, not {v!r}.')
+    if number and v >= 2**31: raise BadInput(f'{f.name} must be below {2**31:,}.')
     if f.name in CHOICES and v not in CHOICES[f.name]:
         raise BadInput(f"{f.name}={v!r} is none of {', '.join(CHOICES[f.name])}.")
     return v

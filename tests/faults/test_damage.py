@@ -46,6 +46,8 @@ def test_a_full_disk(child, tmp_path, toy, want, most, tally):
 
 @pytest.mark.parametrize('words', [WORDS, ['tune', 'MFBPR', 'toy', '--trials', '1'], ['reproduce', 'classic'], ['data', 'convert', 'toy', 'made']])
 def test_a_folder_that_may_not_be_written(child, anybodys, words):
+    closed = [p for p in (Path(sys.prefix), *Path(sys.prefix).parents, *Path(cli.__file__).parents) if not p.stat().st_mode & 0o001]
+    if os.geteuid() == 0 and closed: pytest.skip(f'root, and another user may not enter {closed[0]}, where Python or the package lies')
     os.chmod(anybodys, 0o555)
     user = (lambda: os.setuid(65534)) if os.geteuid() == 0 else lambda: None     # root may write everywhere
     said = anybodys.with_name(anybodys.name+'.said')
