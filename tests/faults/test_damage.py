@@ -1,5 +1,5 @@
 """Full disks, folders that may not be written, files cut off or altered, a clock that goes back, and processes that share a store."""
-import json, os, re, signal, time
+import json, os, re, signal, sys, time
 from pathlib import Path
 import pandas as pd, pytest, torch
 from causalmmr import cli, compare, pages, store, tune as tuning
