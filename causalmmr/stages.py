@@ -6,11 +6,11 @@
 __all__ = ['ALONE', 'CLOSED', 'ROWS', 'VECTORS', 'MANY', 'SLOW', 'LONG', 'BASE', 'ATTACKED', 'SCORES', 'MEANS', 'ALL', 'SERVED',
            'QUICK', 'AUTHORS', 'FACTORS', 'OFFICIAL', 'TRIED', 'CURVES', 'SHOPS', 'EPOCHS', 'PLAYED', 'TWIN', 'Chain',
            'Stages', 'leak_lines', 'leak_means', 'at_most', 'with_theirs', 'frames', 'measured', 'attributes_of',
-           'leaks_of', 'leak_table', 'half_width', 'beside_base', 'overview', 'unattacked', 'fairest', 'unbeaten',
-           'trade', 'traded', 'bars', 'served_by', 'served', 'by_group', 'apart', 'paid', 'sizes', 'shares',
-           'clicks_alone', 'value_shares', 'share_bars', 'subsets', 'bases', 'content', 'added', 'parts_attacked',
-           'linear', 'features_attacked', 'feature_table', 'users_of', 'scale_test', 'multiples', 'rescaled', 'method',
-           'distances', 'twins', 'twin_lines', 'twin_tests', 'Masks']
+           'leaks_of', 'leak_table', 'half_interval', 'beside_base', 'overview', 'unattacked', 'fairest', 'unbeaten',
+           'trade', 'traded', 'bars', 'served_by', 'served', 'by_group', 'group_gap', 'paid', 'sizes', 'shares',
+           'clicks_alone', 'value_shares', 'share_bars', 'subsets', 'bases', 'content_means', 'added', 'parts_attacked',
+           'linear_gap', 'features_attacked', 'feature_table', 'attacked_users', 'scale_test', 'multiples', 'rescaled',
+           'method', 'distances', 'twin_lists', 'twin_lines', 'twin_tests', 'Masks']
 
 # %% ../nbs/75_stages.ipynb #4e4f1cac
 import json
@@ -262,7 +262,7 @@ def leak_table(
     return one.pivot_table(index=list(rows), columns=list(columns), values=score, sort=False)
 
 # %% ../nbs/75_stages.ipynb #aabfed01
-def half_width(leaks)->float: # lines with lo and hi
+def half_interval(leaks)->float: # lines with lo and hi
     "Half of an interval of the strict score, on average: less than this is no difference."
     return ((leaks.hi-leaks.lo)/2).mean()
 
@@ -390,7 +390,7 @@ def by_group(f:Found, attribute, what='recall@20')->pd.DataFrame: # what: one of
     return x.rename(columns=lambda m: m.removeprefix(f'{what} '))
 
 # %% ../nbs/75_stages.ipynb #058cb278
-def apart(f:Found, attribute)->pd.Series: # by row
+def group_gap(f:Found, attribute)->pd.Series: # by row
     "Recall@20 of the best- less that of the worst-served group."
     x = by_group(f, attribute)
     return x.max(axis=1)-x.min(axis=1)
@@ -398,7 +398,7 @@ def apart(f:Found, attribute)->pd.Series: # by row
 # %% ../nbs/75_stages.ipynb #ff9f40bb
 def paid(f:Found, attribute)->pd.DataFrame: # by row; without what a file from before lacks
     "Who pays for hiding an attribute, by Recall@20."
-    x,gap = by_group(f, attribute),apart(f, attribute)
+    x,gap = by_group(f, attribute),group_gap(f, attribute)
     change = x.drop(index=BASE)-x.loc[BASE]
     t = pd.DataFrame({'pays most': change.idxmin(axis=1), 'change': change.min(axis=1)})
     users = by_group(f, attribute, 'users')
@@ -476,7 +476,7 @@ def bases(s:Stages, shops)->pd.DataFrame: # name -> data -> runs, with all seeds
                   for name,shop in shops.items()})
 
 # %% ../nbs/75_stages.ipynb #d98d4639
-def content(s:Stages)->dict: # 'a+v' -> [U,d]
+def content_means(s:Stages)->dict: # 'a+v' -> [U,d]
     "The means of a user's items, for each subset."
     x = {m: s.means(z)/z.norm(dim=1).mean() for m,z in s.data.feats.items()}
     return {name: torch.cat([x[m] for m in shop.feats], 1) for name,shop in subsets(s.data).items()}
@@ -506,7 +506,7 @@ def parts_attacked(
     return pd.concat(found, ignore_index=True)
 
 # %% ../nbs/75_stages.ipynb #1735e454
-def linear(s:Stages, x, original)->float: # [I,d] features, and what they were -> the widest gap
+def linear_gap(s:Stages, x, original)->float: # [I,d] features, and what they were -> the widest gap
     "How far classes of users whose labels were seen lie apart in their means, in deviations of the original."
     labels,known = one_hot(sensitive(s.data, known=~s.test))
     labels = labels[known].double()
@@ -524,7 +524,7 @@ def features_attacked(
     x = {f'{m} original': z for m,z in sorted(original.items())}
     x |= {f'{m} {how}': split[m].filtered for m in sorted(original) for how,split in parts.items()}
     found = s.attack({name: s.means(z) for name,z in x.items()}).rename(columns=dict(view='model'))
-    left = [dict(model=name, metric='linear', value=linear(s, z, original[name.split()[0]])) for name,z in x.items()]
+    left = [dict(model=name, metric='linear', value=linear_gap(s, z, original[name.split()[0]])) for name,z in x.items()]
     return leak_means(found.assign(view='features')), pd.DataFrame(left)
 
 # %% ../nbs/75_stages.ipynb #0ea2955a
@@ -549,7 +549,7 @@ OFFICIAL = {'smoke': 60, 'cpu': 1000, 'paper': 1000}     # epochs of the officia
 TRIED = ['official', 'official_last', 'official_prob_auc', 'auc', 'lo', 'hi', 'chance95']
 
 # %% ../nbs/75_stages.ipynb #94eb8ec9
-def users_of(s:Stages)->tuple: # -> [U,d], whose they are
+def attacked_users(s:Stages)->tuple: # -> [U,d], whose they are
     "The released user vectors, or those of our base."
     root = Path(s.t.data_dir or os.environ.get('CAUSALMMR_DATA', '.'))
     files = sorted((root/s.t.dataset).glob(AUTHORS[s.t.dataset])) if s.t.dataset in AUTHORS else []
@@ -559,7 +559,7 @@ def users_of(s:Stages)->tuple: # -> [U,d], whose they are
 # %% ../nbs/75_stages.ipynb #293d822c
 def scale_test(s:Stages)->list: # -> lines
     "The first attribute in every multiple of the users' vectors, and in the rotated ones."
-    x,whose = users_of(s)
+    x,whose = attacked_users(s)
     turn = torch.linalg.qr(torch.randn(x.shape[1], x.shape[1], generator=torch.Generator().manual_seed(1)))[0]
     seen = {f'x {k:g}': k*x for k in s.t.by_scale(FACTORS)} | {'rotated': x@turn}
     how = dict(seeds=max(3, s.t.seeds), epochs=s.t.by_scale(OFFICIAL))
@@ -636,21 +636,21 @@ def distances(
     return found.assign(model=name, arrow='in place' if arrow else 'cut', seed=world)
 
 # %% ../nbs/75_stages.ipynb #108ffdcd
-def twins(t:Table)->pd.DataFrame: # of a page whose choices are base and rows -> `distances` of all
+def twin_lists(t:Table)->pd.DataFrame: # of a page whose choices are base and rows -> `distances` of all
     "As many worlds as the page has seeds, with the arrow cut and in place."
     names = [n for n in t.by_scale(PLAYED) or t.choices if n == 'base' or n in t.wanted]
     every = [(name, world, arrow) for world in range(t.seeds) for arrow in (0., 1.5) for name in names]
     return pd.concat([distances(t, *one) for one in every], ignore_index=True)
 
 # %% ../nbs/75_stages.ipynb #8b7a92df
-def twin_lines(users)->pd.DataFrame: # of `twins` -> lines: *flipped, arrow cut*
+def twin_lines(users)->pd.DataFrame: # of `twin_lists` -> lines: *flipped, arrow cut*
     "Means over users of every world."
     long = users.melt(['model', 'arrow', 'seed'], ['flipped', 'noise'], 'what')
     long['metric'] = long.what + ', arrow ' + long.arrow
     return long.groupby(['model', 'metric', 'seed'], sort=False).value.mean().reset_index().assign(k=20)
 
 # %% ../nbs/75_stages.ipynb #e793e250
-def twin_tests(users)->pd.DataFrame: # of `twins` -> by arrow and method: flipped, noise, p
+def twin_tests(users)->pd.DataFrame: # of `twin_lists` -> by arrow and method: flipped, noise, p
     "Every method against the base, paired over users."
     parts = []
     for arrow,t in users.groupby('arrow', sort=False):

@@ -7,8 +7,8 @@ __all__ = ['FEATURES', 'SMOKE', 'COLUMNS', 'Row', 'class_of', 'needs', 'middle',
            'searched', 'at_ends', 'inert', 'cell', 'as_markdown', 'Shown', 'or_first', 'with_published', 'tested',
            'in_words', 'budgets', 'budgets_in_words', 'forest', 'heat', 'spread', 'band', 'banded', 'beyond', 'Found',
            'in_files', 'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on',
-           'trained', 'gathered', 'by_form', 'loops', 'cloud', 'on_tests', 'main_tests', 'wide', 'named', 'awaited',
-           'change', 'changes', 'choice', 'choice_in_words', 'beyond_errors', 'every_test', 'chosen']
+           'trained', 'gathered', 'by_form', 'loops', 'cloud', 'on_tests', 'main_tests', 'wide', 'awaited', 'change',
+           'changes', 'choice', 'choice_in_words', 'beyond_errors', 'every_test', 'chosen']
 
 # %% ../nbs/74_tables.ipynb #c437596e
 import json, re
@@ -784,11 +784,6 @@ def wide(f, *starts): # Found -> [models, metrics], without the start of their n
     name = t.metric.str.replace('^(?:' + '|'.join(starts) + ')', '', regex=True)
     return t.assign(metric=name).pivot_table(index='model', columns='metric', values='value', sort=False)
 
-def named(f, pattern): # Found; a regular expression with a named group for each part of a metric's name -> values by these parts
-    "Lines whose metric has such a name, by its parts; means over seeds."
-    parts = f[''].metric.str.extract(pattern)
-    mine = parts.notna().all(axis=1)
-    return f[''].value[mine].groupby([parts[k][mine] for k in parts], sort=False).mean()
 
 # %% ../nbs/74_tables.ipynb #b7da4765
 def awaited(f, wanted, have): # Found; names -> sentences

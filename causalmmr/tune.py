@@ -220,9 +220,10 @@ def attempt(
     "Train one proposal."
     try: row = run(Model, data, seed=seed, halt=watch, progress=False, **kw, **hp)
     except BadInput as e:
+        diverged = 'no longer finite' in str(e)
         beyond = any(not 0 <= n < len(Model.space[k]) for k,n in watch.trial.params.items())
-        if not beyond and 'no longer finite' not in str(e): raise
-        return dict(value=0., ended='refused' if beyond else 'not finite', spent=watch.spent)
+        if not (diverged or beyond): raise
+        return dict(value=0., ended='not finite' if diverged else 'refused', spent=watch.spent)
     info = json.loads((Path(row['folder'])/'run.json').read_text())
     curve = curve_of(row['folder'], watch.by)
     return dict(value=best_by(curve, np.inf), run=row['run'], epochs=row['epochs'], best_epoch=info['best_epoch'],

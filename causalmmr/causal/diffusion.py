@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'curve', 'betas', 'normal', 'Schedule', 'time_token', 'token
 import math, torch, torch.nn.functional as nnf
 from torch import nn, Tensor
 from ..data import BadInput
-from ..kernels import arrays, attend, attend_back, looped_over
+from ..kernels import arrays, attend_tokens, attend_tokens_back, looped_over
 
 # %% ../../nbs/13_diffusion.ipynb #2c22a111
 def curve(
@@ -96,7 +96,7 @@ class _Attended(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, M):
         y,a,c = z@M,z.new_empty(*z.shape[:2], z.shape[1]),z.new_empty(len(z), z.shape[2])
-        attend(*arrays(z, y, a, c))
+        attend_tokens(*arrays(z, y, a, c))
         ctx.save_for_backward(z, M, y, a)
         return c
 
@@ -104,7 +104,7 @@ class _Attended(torch.autograd.Function):
     def backward(ctx, dc):
         z,M,y,a = ctx.saved_tensors
         dz,dy = torch.zeros_like(z),torch.zeros_like(y)
-        attend_back(*arrays(z, y, a, dc, dz, dy))
+        attend_tokens_back(*arrays(z, y, a, dc, dz, dy))
         return dz.flatten(0, 1).addmm_(dy.flatten(0, 1), M.T).view_as(z), z.flatten(0, 1).T@dy.flatten(0, 1)
 
 def attended(

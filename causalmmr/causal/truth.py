@@ -12,7 +12,6 @@ import math
 import numpy as np
 import torch
 from scipy.stats import t as student
-from sklearn.cluster import KMeans
 from torch import Tensor
 from .backdoor import adjusted_preference, hard, impressions, ips, logit_fit, naive
 from .frontdoor import frontdoor
@@ -157,6 +156,7 @@ def k_means(
     n:int,
 )->Tensor:      # [I]
     "Clusters of raw features, which know nothing of a confounder."
+    from sklearn.cluster import KMeans             # slow to import, and needed here only
     raw = torch.nn.functional.normalize(torch.cat(list(feats.values()), 1), dim=1).numpy()
     return torch.as_tensor(KMeans(n, n_init=3, random_state=0).fit_predict(raw)).long()
 
