@@ -98,7 +98,8 @@ def missing(
     data, # MMData
 )->tuple: # sentences
     "The papers' attributes that these data do not have."
-    return tuple(f'{data.name} has no {n}: there is no chunk for it' for n in ATTRIBUTES if attribute_column(data, n) is None)
+    return tuple(f'{data.name} has no {n}: there is no chunk for it'
+                 for n in ATTRIBUTES if attribute_column(data, n) is None)
 
 # %% ../nbs/21_chunks.ipynb #fe1e1426
 def logistic(

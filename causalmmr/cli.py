@@ -31,8 +31,10 @@ from .shop import Files, Reading, import_shop, own_ids
 
 # %% ../nbs/78_cli.ipynb #aece75e5
 MODELS = {name: f'causalmmr.models.{module}:{name}' for module,names in dict(
-    classic='Popularity MFBPR LightGCN UltraGCN EASE CEASE NeuMF NGCF DGCF MacridVAE', multimodal='VBPR MMGCN GRCN DualGNN DRAGON HUIGN',
-    itemgraph='LATTICE MICRO FREEDOM MGCN LGMRec', selfsup='DMRL BM3 SLMRec MENTOR CLCRec MAML', generative='MMSSL DiffMM', debias='IPSBPR PDA CausE', camrec='CaMRec', addrl='ADDRL',
+    classic='Popularity MFBPR LightGCN UltraGCN EASE CEASE NeuMF NGCF DGCF MacridVAE',
+    multimodal='VBPR MMGCN GRCN DualGNN DRAGON HUIGN',
+    itemgraph='LATTICE MICRO FREEDOM MGCN LGMRec', selfsup='DMRL BM3 SLMRec MENTOR CLCRec MAML',
+    generative='MMSSL DiffMM', debias='IPSBPR PDA CausE', camrec='CaMRec', addrl='ADDRL',
     painvrl='InvRL PaInvRL').items() for name in names.split()}
 
 def find_model(
@@ -40,8 +42,11 @@ def find_model(
 )->type:
     "The class of a model."
     if name in MODELS or name in MODELS.values(): return find_class(MODELS.get(name, name))
-    if ':' not in name: raise BadInput(f"There is no model '{name}'; there are {', '.join(MODELS)}, or give your own as package.module:Class.")
-    if os.getcwd() not in sys.path: sys.path.append(os.getcwd())      # last, so that nothing in it hides an installed package
+    if ':' not in name:
+        raise BadInput(f"There is no model '{name}'; there are {', '.join(MODELS)}, "
+                       f"or give your own as package.module:Class.")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())      # last, so that nothing in it hides an installed package
     Model = find_class(name, typed=True)
     tables_.note(f"{name} is taken from {getattr(sys.modules[Model.__module__], '__file__', 'this process')}.")
     return Model
@@ -53,8 +58,10 @@ def read_settings(
     "Settings from the command line."
     hp = pairs_of(pairs, '-p', 'key=value', lambda k, v: k.isidentifier())
     for k,v in hp.items():
-        try: hp[k] = ast.literal_eval(v)
-        except (ValueError, SyntaxError, MemoryError, RecursionError): pass    # it is a text
+        try:
+            hp[k] = ast.literal_eval(v)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass    # it is a text
     return hp
 
 # %% ../nbs/78_cli.ipynb #9eee8dce
@@ -81,48 +88,65 @@ def as_text(x): # anything -> rich text without a meaning of its own: no markup,
 
 def grid(frame): # DataFrame -> a rich table
     t = Table()
-    for c in frame.columns: t.add_column(as_text(c))
+    for c in frame.columns:
+        t.add_column(as_text(c))
     show = lambda v: '' if np.ndim(v) == 0 and pd.isna(v) else f'{v:.4f}' if isinstance(v, float) else v
-    for row in frame.itertuples(index=False): t.add_row(*(as_text(show(v)) for v in row))
+    for row in frame.itertuples(index=False):
+        t.add_row(*(as_text(show(v)) for v in row))
     return t
 
 # %% ../nbs/78_cli.ipynb #aa78b7b9
 def answer(doc, as_json, *parts): # the document; or the parts that a person reads
-    if as_json: print(json.dumps(plain(doc), allow_nan=False), flush=True)
+    if as_json:
+        print(json.dumps(plain(doc), allow_nan=False), flush=True)
     else:
         console = Console(width=None if sys.stdout.isatty() else 160)
-        for p in parts: console.print(as_text(p) if isinstance(p, str) else p)
+        for p in parts:
+            console.print(as_text(p) if isinstance(p, str) else p)
 
 # %% ../nbs/78_cli.ipynb #01b9a51f
 Json    = Annotated[bool, typer.Option('--json', help='One JSON document on stdout.')]
 Out     = Annotated[Path, typer.Option('--out', help='Folder of the results.')]
-Data    = Annotated[Path|None, typer.Option('--data', help='Folder of the registered data sets; default: CAUSALMMR_DATA.')]
+Data    = Annotated[Path|None,
+                    typer.Option('--data', help='Folder of the registered data sets; default: CAUSALMMR_DATA.')]
 Device  = Annotated[str, typer.Option('--device', help='cpu, cuda, or auto.')]
 Fresh   = Annotated[bool, typer.Option('--fresh', help='Repeat what is finished.')]
 Run     = Annotated[str, typer.Argument(metavar='RUN', help='Folder of a run, or the start of its name in OUT/runs.')]
-Dataset = Annotated[str, typer.Argument(metavar='DATASET', help=f"{', '.join(WORLDS)} (simulated), a registered name, or the path of a data folder.")]
-Features = Annotated[list[str]|None, typer.Option('--features', metavar='M=FILE', help='Take this array of the data folder as modality M; may be repeated.')]
-Own     = Annotated[str|None, typer.Option('--model', metavar='MODULE:CLASS', help='The class of the run, where it is your own.')]
+Dataset = Annotated[str, typer.Argument(
+    metavar='DATASET', help=f"{', '.join(WORLDS)} (simulated), a registered name, or the path of a data folder.")]
+Features = Annotated[list[str]|None, typer.Option(
+    '--features', metavar='M=FILE', help='Take this array of the data folder as modality M; may be repeated.')]
+Own     = Annotated[
+    str|None,
+    typer.Option('--model', metavar='MODULE:CLASS', help='The class of the run, where it is your own.')]
 Where   = Annotated[str|None, typer.Option('--dataset', help='Where the data are, if not registered.')]
 
 quiet = dict(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-app,data_app = typer.Typer(help='Causal multimodal recommendation: understand, run, check, extend.', **quiet), typer.Typer(help='Data sets.', **quiet)
+app = typer.Typer(help='Causal multimodal recommendation: understand, run, check, extend.', **quiet)
+data_app = typer.Typer(help='Data sets.', **quiet)
 app.add_typer(data_app, name='data')
 
 def told_version(asked:bool):
-    if asked: print(f'causalmmr {__version__}'); raise typer.Exit()
+    if asked:
+        print(f'causalmmr {__version__}')
+        raise typer.Exit()
 
 @app.callback()
-def program(version:Annotated[bool, typer.Option('--version', callback=told_version, is_eager=True, help='The version, and nothing else.')]=False): pass
+def program(version:Annotated[bool, typer.Option(
+    '--version', callback=told_version, is_eager=True, help='The version, and nothing else.')]=False):
+    pass
 
 # %% ../nbs/78_cli.ipynb #3a7cb623
 def inventory(
     data_dir=None, # where registered data lie
 )->dict:           # tables, models, data: lists of dicts
     "Everything that can be named on the command line, and which data are present."
-    try: names = [dict(name=n, title=pages.title(p), datasets=' '.join(pages.parameters(p).get('datasets', {}).get('cpu', []))) for n,p in pages.tables().items()]
-    except BadInput: names = []          # an installed package without a clone has none
-    about = lambda M: dict(name=M.__name__, what=re.sub(r'\$[^$]*\$,? ?', '', inspect.getdoc(M)), settings=' '.join(f'{k}={v}' for k,v in defaults(M)['model'].items()))
+    try:
+        names = [dict(name=n, title=pages.title(p), datasets=' '.join(pages.parameters(p).get('datasets', {}).get('cpu', []))) for n,p in pages.tables().items()]
+    except BadInput:
+        names = []          # an installed package without a clone has none
+    about = lambda M: dict(name=M.__name__, what=re.sub(r'\$[^$]*\$,? ?', '', inspect.getdoc(M)),
+                           settings=' '.join(f'{k}={v}' for k,v in defaults(M)['model'].items()))
     return dict(tables=names, models=[about(M) for M in map(find_model, MODELS)],
                 data=[dict(name=n, present=True, what=inspect.getdoc(f)) for n,f in WORLDS.items()]
                      + [{k: d[k] for k in ('name','present','what')} for d in available(data_dir)])
@@ -132,7 +156,8 @@ def inventory(
 def list_(data:Data=None, json:Json=False):
     "Tables, models and data sets, and which data are present."
     doc = inventory(data)
-    answer(doc, json, *(part for name,rows in doc.items() for part in (name, grid(pd.DataFrame(rows)) if rows else 'none found here')))
+    answer(doc, json, *(part for name,rows in doc.items()
+                        for part in (name, grid(pd.DataFrame(rows)) if rows else 'none found here')))
 
 # %% ../nbs/78_cli.ipynb #cc9076b9
 @app.command()
@@ -142,17 +167,23 @@ def reproduce(
     scale:Annotated[str, typer.Option(help='smoke (simulator, minutes), cpu (real data, hours), or paper.')]='smoke',
     seeds:Annotated[int|None, typer.Option(help='How many seeds.')]=None,
     workers:Annotated[int, typer.Option(help='Jobs at once.')]=1,
-    models:Annotated[str|None, typer.Option(help='Only these rows, with commas or semicolons between them; where a name has a comma, semicolons.')]=None,
+    models:Annotated[str|None, typer.Option(help='Only these rows, with commas or semicolons between them; '
+                                                 'where a name has a comma, semicolons.')]=None,
     dataset:Annotated[list[str]|None, typer.Option(help='Only this data set; may be repeated.')]=None,
     engine:Annotated[str, typer.Option(help='local or snakemake.')]='local',
-    commit:Annotated[bool, typer.Option('--commit', help="Also write the results into the repository's results/.")]=False,
-    data:Data=None, out:Out=Path('_runs'), device:Annotated[str|None, typer.Option(help='cpu, cuda, or auto.')]=None, fresh:Fresh=False, json:Json=False):
+    commit:Annotated[bool,
+                     typer.Option('--commit', help="Also write the results into the repository's results/.")]=False,
+    data:Data=None, out:Out=Path('_runs'), device:Annotated[
+        str|None, typer.Option(help='cpu, cuda, or auto.')]=None, fresh:Fresh=False, json:Json=False):
     "Run tables of the papers as papermill jobs, and write one report."
     if bool(tables) == every: raise BadInput('Name one table or several, or say --all.')
     known = pages.tables()
-    free = [n for n in tables or known if n in known and 'choices' not in pages.parameters(known[n])]          # these take classes
-    for m in re.split('[,;]', models or '') if free else (): m.strip() and find_model(m.strip())
-    rows,page = tables_.reproduce(tables or None, scale, workers, out, fresh, engine, seeds=seeds, models=models, device=device,
+    # these take classes
+    free = [n for n in tables or known if n in known and 'choices' not in pages.parameters(known[n])]
+    for m in re.split('[,;]', models or '') if free else ():
+        m.strip() and find_model(m.strip())
+    rows,page = tables_.reproduce(tables or None, scale, workers, out, fresh, engine, seeds=seeds,
+                                  models=models, device=device,
                                   data_dir=str(data.resolve()) if data else None, datasets=dataset or None, commit=commit or None)
     found = {r['job']: tables_.results(out, r['table'], r['dataset'], r['data']) for r in rows}
     told = {r['job']: tables_.for_terminal(tables_.frames_of(out, r['table'], r['dataset'], r['data'])) for r in rows}
@@ -161,7 +192,8 @@ def reproduce(
            *parts, grid(pd.DataFrame(rows)[['job','status','seconds','error']]), f'report: {page}')
     left = [r['job'] for r in rows if r['status'] == 'left']
     if left:
-        tables_.note(f"causalmmr: interrupted; {len(left)} of {len(rows)} jobs are left ({', '.join(left)}), and the same command goes on with them.")
+        tables_.note(f"causalmmr: interrupted; {len(left)} of {len(rows)} jobs are left "
+                     f"({', '.join(left)}), and the same command goes on with them.")
         raise typer.Exit(130)
     if any(r['status'] == 'failed' for r in rows): raise typer.Exit(1)
 
@@ -174,13 +206,15 @@ def lying(name, data_dir, n_items, asked): # -> table of arrays in the folder of
 def hint(e, found): # a complaint about features -> the same, with the words to ask for those that are there
     asks = [a for a in found.get('ask', []) if a]
     if not asks or not re.search('feature|modalit', str(e)): return e
-    return BadInput(f"{str(e).rstrip('.')}; in the folder lies what can be asked for: {' '.join(f'--features {a}' for a in asks)}.")
+    return BadInput(f"{str(e).rstrip('.')}; in the folder lies what can be asked for: "
+                    f"{' '.join(f'--features {a}' for a in asks)}.")
 
 # %% ../nbs/78_cli.ipynb #f2c67725
 @app.command()
 def train(
     model:Annotated[str, typer.Argument(metavar='MODEL')], dataset:Dataset,
-    p:Annotated[list[str]|None, typer.Option('-p', metavar='KEY=VALUE', help='A setting of the model or of its training.')]=None,
+    p:Annotated[list[str]|None,
+                typer.Option('-p', metavar='KEY=VALUE', help='A setting of the model or of its training.')]=None,
     seed:Annotated[int, typer.Option(help='The one source of randomness.')]=0,
     features:Features=None, out:Out=Path('_runs'), data:Data=None, device:Device='cpu', fresh:Fresh=False,
     ckpt_seconds:Annotated[float, typer.Option(help='A checkpoint at most this often.')]=10., json:Json=False):
@@ -188,16 +222,21 @@ def train(
     Model,hp,asked = find_model(model), read_settings(p or []), read_features(features)
     settings(Model, hp)
     d = store.dataset(dataset, data, feats=asked)
-    try: row = run(Model, d, seed=seed, out=out, fresh=fresh, device=device, ckpt_seconds=ckpt_seconds, **hp)
-    except BadInput as e: raise (hint(e, lying(dataset, data, d.n_items, asked)) if not d.feats else e) from None
-    at = [dict(split=s, **{m: row[f'{s} {m}'] for m in ('recall@10','ndcg@10','recall@20','ndcg@20')}) for s in store.RANKINGS]
-    answer(row, json, f"{row['model']} on {row['dataset']}, seed {seed}, {row['epochs']} epochs", grid(pd.DataFrame(at)), *d.notes, f"run: {row['folder']}")
+    try:
+        row = run(Model, d, seed=seed, out=out, fresh=fresh, device=device, ckpt_seconds=ckpt_seconds, **hp)
+    except BadInput as e:
+        raise (hint(e, lying(dataset, data, d.n_items, asked)) if not d.feats else e) from None
+    at = [dict(split=s, **{m: row[f'{s} {m}'] for m in ('recall@10','ndcg@10','recall@20','ndcg@20')})
+          for s in store.RANKINGS]
+    answer(row, json, f"{row['model']} on {row['dataset']}, seed {seed}, {row['epochs']} epochs",
+           grid(pd.DataFrame(at)), *d.notes, f"run: {row['folder']}")
 
 # %% ../nbs/78_cli.ipynb #5abc36c1
 @app.command('tune')
 def tune_(
     model:Annotated[str, typer.Argument(metavar='MODEL')], dataset:Dataset,
-    minutes:Annotated[float|None, typer.Option(help='Core-minutes for the whole search; 20 where trials are not counted.')]=None,
+    minutes:Annotated[float|None,
+                      typer.Option(help='Core-minutes for the whole search; 20 where trials are not counted.')]=None,
     trials:Annotated[int|None, typer.Option(help='Trials at most.')]=None,
     p:Annotated[list[str]|None, typer.Option('-p', metavar='KEY=VALUE', help='A setting that is not searched.')]=None,
     seed:Annotated[int, typer.Option(help='Of the trials and of what is proposed.')]=0,
@@ -207,13 +246,15 @@ def tune_(
     "Search a model's settings on validation, within a budget; resumes when called again."
     Model,fixed = find_model(model), read_settings(p or [])
     space_of(Model, fixed)
-    line,tried = tune(Model, store.dataset(dataset, data, feats=read_features(features)), minutes, trials, seed, out, fixed=fixed, name=name,
+    line,tried = tune(Model, store.dataset(dataset, data, feats=read_features(features)), minutes, trials, seed,
+                      out, fixed=fixed, name=name,
                       device=device)
     path = remember(line, None if commit else Path(out)/'settings.json')
     shown = tried.assign(settings=[', '.join(f'{k}={v}' for k,v in s.items()) for s in tried.settings])
     columns = ['settings', 'value', 'epochs', 'best_epoch', 'ended', 'minutes']
     edge = ', '.join(f'{k} at its {end} end' for k,end in line['edge'].items()) or 'no choice at an end'
-    over = dict(rising='still rising when it ended', early='ended early', unknown='of unknown training').get(line['stopped'], line['stopped'])
+    over = dict(rising='still rising when it ended', early='ended early', unknown='of unknown training').get(
+        line['stopped'], line['stopped'])
     told = f"{line['model']} on {line['dataset']}: {line['trials']} trials in {line['spent']} core-minutes; {edge}; {over or 'trained to its end'}"
     answer(dict(line=line, trials=tried), json, grid(shown[columns].round(4)), told, f'written: {path}')
 
@@ -222,7 +263,8 @@ def tune_(
 def campaign_(
     left:Annotated[bool, typer.Option('--left', help='Only tell what is left, with its cost.')]=False,
     workers:Annotated[int, typer.Option(help='Steps at once, one thread each.')]=1,
-    steps:Annotated[Path|None, typer.Option('--list', help='A list of your own, instead of results/campaign.csv.')]=None,
+    steps:Annotated[Path|None,
+                    typer.Option('--list', help='A list of your own, instead of results/campaign.csv.')]=None,
     out:Out=Path('_runs'), data:Data=None, json:Json=False):
     "Search and measure on real data what results/campaign.csv names; resumes."
     if workers < 1: raise BadInput(f'workers must be at least 1, not {workers}.')
@@ -242,7 +284,8 @@ def find_run(
     "The folder of a run."
     if Path(name).is_dir(): return Path(name)
     hits = sorted(p for p in (Path(out)/'runs').glob(f'{name}*') if p.is_dir()) if name.isalnum() else []
-    if len(hits) != 1: raise BadInput(f"'{name}' is no folder, and {len(hits) or 'no'} runs in {Path(out)/'runs'} begin with it.")
+    if len(hits) != 1:
+        raise BadInput(f"'{name}' is no folder, and {len(hits) or 'no'} runs in {Path(out)/'runs'} begin with it.")
     return hits[0]
 
 # %% ../nbs/78_cli.ipynb #bd8520e0
@@ -258,21 +301,30 @@ def data_of(
 
 # %% ../nbs/78_cli.ipynb #cab0b4ca
 @app.command()
-def evaluate(name:Run, out:Out=Path('_runs'), data:Data=None, model_class:Own=None, dataset:Where=None, features:Features=None,
+def evaluate(name:Run, out:Out=Path('_runs'), data:Data=None, model_class:Own=None, dataset:Where=None,
+             features:Features=None,
              json:Json=False):
     "Recompute from the saved weights what the run reported; exit code 1 if a digit differs."
     folder = find_run(name, out)
-    model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data, Model=model_class and find_model(model_class))
+    model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data,
+                           Model=model_class and find_model(model_class))
     now = {f'{s} {k}': v for s,r in rankings(model, d).items() for k,v in r.mean().items()}
     t = pd.DataFrame([dict(metric=k, reported=row[k], recomputed=v, same=row[k]==v) for k,v in now.items()])
-    verdict = 'every figure is the same to the last digit' if t.same.all() else f'{(~t.same).sum()} of {len(t)} figures differ'
-    answer(dict(run=row['run'], same=t.same.all(), figures=t), json, grid(t[t.metric.str.contains('@20')]), f"run {row['run']}: {verdict}")
+    verdict = ('every figure is the same to the last digit'
+               if t.same.all() else f'{(~t.same).sum()} of {len(t)} figures differ')
+    answer(dict(run=row['run'], same=t.same.all(), figures=t), json, grid(t[t.metric.str.contains('@20')]),
+           f"run {row['run']}: {verdict}")
     if not t.same.all(): raise typer.Exit(1)
 
 # %% ../nbs/78_cli.ipynb #09f0c440
-Only    = Annotated[list[str]|None, typer.Option('--only', metavar='FILTER', help='Items of this kind only, such as brand=Acme or price<=20; may be repeated.')]
-Like    = Annotated[list[str]|None, typer.Option('--like', metavar='A=VALUE', help='ADDRL: as if users liked this value, such as price=low.')]
-Weigh   = Annotated[list[str]|None, typer.Option('--weigh', metavar='A=NUMBER', help='ADDRL: how much an attribute counts; 1 as trained, 0 not at all.')]
+Only    = Annotated[list[str]|None, typer.Option(
+    '--only', metavar='FILTER',
+    help='Items of this kind only, such as brand=Acme or price<=20; may be repeated.')]
+Like    = Annotated[
+    list[str]|None,
+    typer.Option('--like', metavar='A=VALUE', help='ADDRL: as if users liked this value, such as price=low.')]
+Weigh   = Annotated[list[str]|None, typer.Option(
+    '--weigh', metavar='A=NUMBER', help='ADDRL: how much an attribute counts; 1 as trained, 0 not at all.')]
 
 def data_folder(folder, dataset, data): # of a run, what its user says of its data -> where they lie, or None
     name = (dataset or store.read(folder)['dataset']).removesuffix(store.SWAPPED)
@@ -283,27 +335,39 @@ def data_folder(folder, dataset, data): # of a run, what its user says of its da
 # %% ../nbs/78_cli.ipynb #b69bcace
 @app.command()
 def recommend(name:Run, user:Annotated[list[str]|None, typer.Option(help='Id of the user; may be repeated.')]=None,
-              users_file:Annotated[Path|None, typer.Option(help='A table with a column of users, or a line for each.')]=None,
+              users_file:Annotated[Path|None,
+                                   typer.Option(help='A table with a column of users, or a line for each.')]=None,
               everybody:Annotated[bool, typer.Option('--all', help='Every user.')]=False,
-              k:Annotated[int, typer.Option('-k', help='How many items.')]=10, only:Only=None, like:Like=None, weigh:Weigh=None,
-              exclude_seen:Annotated[bool|None, typer.Option('--exclude-seen/--include-seen', help='Leave out all clicks, or none; by default those of training and validation.')]=None,
+              k:Annotated[int, typer.Option('-k', help='How many items.')]=10, only:Only=None, like:Like=None,
+              weigh:Weigh=None,
+              exclude_seen:Annotated[bool|None, typer.Option(
+                  '--exclude-seen/--include-seen',
+                  help='Leave out all clicks, or none; by default those of training and validation.')]=None,
               why:Annotated[bool, typer.Option('--why', help='Reasons (ADDRL, CaMRec).')]=False,
               to:Annotated[Path|None, typer.Option(help='Write to this .csv, .csv.gz or .parquet.')]=None,
               out:Out=Path('_runs'), data:Data=None, model_class:Own=None, dataset:Where=None, features:Features=None, json:Json=False):
     "The best items for users, in their own ids."
     if k < 1: raise BadInput(f'k must be at least 1, not {k}.')
-    if (user is not None) + (users_file is not None) + everybody != 1: raise BadInput('Say for whom: --user, --users-file, or --all.')
+    if (user is not None) + (users_file is not None) + everybody != 1:
+        raise BadInput('Say for whom: --user, --users-file, or --all.')
     folder = find_run(name, out)
-    model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data, Model=model_class and find_model(model_class))
+    model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data,
+                           Model=model_class and find_model(model_class))
     ids = own_ids(data_folder(folder, dataset, data), d)
     users = whom(ids, user, users_file)
-    if len(users) > 100 and not (to or json): raise BadInput(f'Lists of {len(users)} users belong in a file: say --to lists.csv or lists.parquet.')
+    if len(users) > 100 and not (to or json):
+        raise BadInput(f'Lists of {len(users)} users belong in a file: say --to lists.csv or lists.parquet.')
     seen = {None:'evaluated', True:'all', False:'none'}[exclude_seen]
     t = lists(steered(model, like, weigh), d, ids, users, k, seen, allowed(d, only or ()), model if why else None)
     doc,said = dict(run=row['run'], users=len(users), items=t), f"{row['model']} for {len(users)} users of {d.name}"
-    if len(users) == 1: doc,said = dict(run=row['run'], user=user[0] if user else str(ids.users[int(users[0])]), items=t.drop(columns='user')), f"{row['model']} for user {ids.users[int(users[0])]} of {d.name}"
-    if to: answer(doc | dict(items=str(write_lists(t, to))), json, said, f'written: {to}')
-    else: answer(doc, json, said, grid(doc['items']))
+    if len(users) == 1:
+        doc = dict(run=row['run'], user=user[0] if user else str(ids.users[int(users[0])]),
+                   items=t.drop(columns='user'))
+        said = f"{row['model']} for user {ids.users[int(users[0])]} of {d.name}"
+    if to:
+        answer(doc | dict(items=str(write_lists(t, to))), json, said, f'written: {to}')
+    else:
+        answer(doc, json, said, grid(doc['items']))
 
 # %% ../nbs/78_cli.ipynb #f31280bc
 def vetted(
@@ -316,15 +380,20 @@ def vetted(
     "The attribute as groups and as labels, or one sentence on why it cannot be audited."
     if data.users is None: raise BadInput(f"Data set '{data.name}' has no user attributes.")
     if attribute not in data.users:
-        raise BadInput(f"Data set '{data.name}' has no user attribute '{attribute}'; it has {', '.join(data.users.columns)}.")
+        raise BadInput(f"Data set '{data.name}' has no user attribute '{attribute}'; "
+                       f"it has {', '.join(data.users.columns)}.")
     counted = np.ones(data.n_users, bool) if users is None else np.isin(np.arange(data.n_users), users)
     group,aside,told = regroup(data.users[attribute], attribute, counted, least, small)
     code,_ = group_codes([None if v in aside else v for v in group], attribute)
     labels,test = torch.from_numpy(code), attacker_users(data)
     for who,rows in (('train', ~test), ('test', test)):
         s = labels[rows]
-        if (s>=0).sum() < LEAST: raise BadInput(f"Attackers would {who} on {int((s>=0).sum())} users with a known {attribute}: an audit needs at least {LEAST}.")
-        if len(s[s>=0].unique()) < 2: raise BadInput(f"The users that attackers {who} on are all of one group by {attribute}; nothing can be attacked.")
+        if (s>=0).sum() < LEAST:
+            raise BadInput(f"Attackers would {who} on {int((s>=0).sum())} users with a known "
+                           f"{attribute}: an audit needs at least {LEAST}.")
+        if len(s[s>=0].unique()) < 2:
+            raise BadInput(f"The users that attackers {who} on are all of one group by "
+                           f"{attribute}; nothing can be attacked.")
     return {attribute: labels}, group, aside, told
 
 # %% ../nbs/78_cli.ipynb #df953cfc
@@ -334,10 +403,17 @@ def twins(
     attribute:str,
 )->dict:           # flipped, noise: mean distances of lists, in [0,1]
     "Mean distance between the lists of a shop and of its twin, and between two seeds."
-    if data.name not in WORLDS or attribute not in CLASSES: raise BadInput(f"Twins exist in simulated shops only ({', '.join(WORLDS)}) and for {', '.join(CLASSES)}; '{data.name}' by {attribute} has none.")
+    if data.name not in WORLDS or attribute not in CLASSES:
+        raise BadInput(f"Twins exist in simulated shops only ({', '.join(WORLDS)}) and for "
+                       f"{', '.join(CLASSES)}; '{data.name}' by {attribute} has none.")
     own,loop = settings(Model, json.loads(row['settings']))
-    if 'base' in own: raise BadInput(f"{row['model']} stands on another model's vectors, which would have to be trained again as well: see the table fmmrec_counterfactual.")
-    def train(d, seed): m = Model(d, rng(seed), **own); fit(m, d, progress=False, **loop); return m
+    if 'base' in own:
+        raise BadInput(f"{row['model']} stands on another model's vectors, which would have to be trained "
+                       f"again as well: see the table fmmrec_counterfactual.")
+    def train(d, seed):
+        m = Model(d, rng(seed), **own)
+        fit(m, d, progress=False, **loop)
+        return m
     return counterfactual(train, world(data.name), attribute, seed=row['seed'])[['flipped', 'noise']].mean().to_dict()
 
 # %% ../nbs/78_cli.ipynb #402ee283
@@ -355,38 +431,47 @@ def written(page, text): # a page into its file
 
 # %% ../nbs/78_cli.ipynb #4922cf3c
 @app.command()
-def audit(name:Run, attribute:Annotated[list[str]|None, typer.Option(help='A user attribute, such as gender; may be repeated.')]=None,
-          cross:Annotated[list[str]|None, typer.Option(help='An intersection, such as gender,age; may be repeated.')]=None,
+def audit(name:Run, attribute:Annotated[list[str]|None,
+                                        typer.Option(help='A user attribute, such as gender; may be repeated.')]=None,
+          cross:Annotated[list[str]|None,
+                          typer.Option(help='An intersection, such as gender,age; may be repeated.')]=None,
           page:Annotated[Path|None, typer.Option(help='Write the result to this HTML file too.')]=None,
           epochs:Annotated[int, typer.Option(help='Epochs of the official attack; the published number is 1000.')]=1000,
           seeds:Annotated[int, typer.Option(help='Seeds of the strict attackers.')]=3,
           smallest:Annotated[int, typer.Option(help='Users that a group must have to be compared.')]=LEAST,
           small:Annotated[str, typer.Option(help='Smaller groups: merge or refuse.')]='merge',
-          with_twins:Annotated[bool, typer.Option('--twins', help='Also train on the counterfactual twin (simulated shops).')]=False,
+          with_twins:Annotated[
+              bool, typer.Option('--twins', help='Also train on the counterfactual twin (simulated shops).')]=False,
           out:Out=Path('_runs'), data:Data=None, model_class:Own=None, dataset:Where=None, features:Features=None, json:Json=False):
     "Accuracy and exposure per group of users, what attackers find, and on request counterfactual lists."
     for k,v in dict(epochs=epochs, seeds=seeds).items():
         if v < 1: raise BadInput(f'{k} must be at least 1, not {v}.')
     if smallest < 2: raise BadInput(f'smallest must be at least 2, not {smallest}: one user is no group.')
     names = list(dict.fromkeys([attribute] if isinstance(attribute, str) else attribute or []))
-    if not names and not cross: raise BadInput('Name a user attribute with --attribute, or an intersection with --cross.')
+    if not names and not cross:
+        raise BadInput('Name a user attribute with --attribute, or an intersection with --cross.')
     if page and not page.parent.is_dir(): raise BadInput(f'There is no folder {page.parent} to write to')
     folder = find_run(name, out)
-    model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data, Model=model_class and find_model(model_class))
+    model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data,
+                           Model=model_class and find_model(model_class))
     for c in cross or []:
         d,joint = crossed(d, c.split(','))
         names.append(joint)
-    for n in names: vetted(d, n, None, smallest, small)
+    for n in names:
+        vetted(d, n, None, smallest, small)
     served = lists_per_user(model, d)
     found = [audited(model, d, served, n, seeds, epochs, smallest, small) for n in names]
     if with_twins:
         for p in found:
             p['twins'] = t = twins(row, type(model), d, p['attribute'])
-            p['notes'] = p['notes'] + [f"lists that change: {t['flipped']:.3f} when everybody's {p['attribute']} is flipped, {t['noise']:.3f} with another seed"]
+            p['notes'] = p['notes'] + [f"lists that change: {t['flipped']:.3f} when everybody's {p['attribute']} "
+                                       f"is flipped, {t['noise']:.3f} with another seed"]
     title = f"{row['model']} on {d.name} by {', '.join(names)}"
-    parts = [x for p in found for x in (f"{row['model']} on {d.name} by {p['attribute']}", grid(p['groups']), 'widest difference between two groups', grid(p['difference']),
+    parts = [x for p in found for x in (f"{row['model']} on {d.name} by {p['attribute']}", grid(p['groups']),
+                                        'widest difference between two groups', grid(p['difference']),
                                         'what attackers find: official, and strict (auc)', grid(p['leakage']), *p['notes'])]
-    if page: parts.append(f'written: {written(page, audit_page(title, found, d.notes))}')
+    if page:
+        parts.append(f'written: {written(page, audit_page(title, found, d.notes))}')
     answer(dict(run=row['run'], **(found[0] if len(found) == 1 else dict(audits=found))), json, *parts)
 
 # %% ../nbs/78_cli.ipynb #e562c6ac
@@ -395,7 +480,8 @@ def data_list(data:Data=None, json:Json=False):
     "The data sets that have a name, and which are present."
     rows = inventory(data)['data']
     originals = [dict(name=k, url=o['url']) for k,o in ORIGINALS.items()]
-    answer(dict(data=rows, originals=originals), json, grid(pd.DataFrame(rows)), 'public originals, for data fetch', grid(pd.DataFrame(originals)))
+    answer(dict(data=rows, originals=originals), json, grid(pd.DataFrame(rows)),
+           'public originals, for data fetch', grid(pd.DataFrame(originals)))
 
 # %% ../nbs/78_cli.ipynb #efce51e0
 @data_app.command('check')
@@ -404,13 +490,18 @@ def data_check(name:Dataset, features:Features=None, data:Data=None, json:Json=F
     asked = read_features(features)
     d = store.dataset(name, data, feats=asked)
     found,groups,fatal = check(d), group_sizes(d), ''
-    try: require_sound(d)
-    except BadInput as e: fatal = str(e)
+    try:
+        require_sound(d)
+    except BadInput as e:
+        fatal = str(e)
     there = lying(name, data, d.n_items, asked)
-    parts = [part for words,t in (('problems', found), (f'attributes of users (small: groups of fewer than {LEAST})', groups),
-                                  ('lying in the folder, and taken only on request (--features)', there)) if len(t) for part in (words, grid(t))]
+    parts = [part for words,
+             t in (('problems', found), (f'attributes of users (small: groups of fewer than {LEAST})', groups),
+                                  ('lying in the folder, and taken only '
+                                   'on request (--features)', there)) if len(t) for part in (words, grid(t))]
     verdict = f'not usable: {fatal}' if fatal else 'usable'
-    doc = dict(name=d.name, usable=not fatal, why=fatal, problems=found, attributes=groups, not_taken=there, notes=list(d.notes))
+    doc = dict(name=d.name, usable=not fatal, why=fatal, problems=found, attributes=groups, not_taken=there,
+               notes=list(d.notes))
     answer(doc, json, *parts, *d.notes, f'{d.name}: {verdict}')
     if fatal: raise typer.Exit(1)
 
@@ -424,7 +515,8 @@ def data_convert(name:Dataset, to:Annotated[Path, typer.Argument(metavar='FOLDER
 
 # %% ../nbs/78_cli.ipynb #7d91d78d
 @data_app.command('fetch')
-def data_fetch(name:Annotated[str, typer.Argument(metavar='ORIGINAL', help='A public original, as named by data list.')],
+def data_fetch(name:Annotated[
+    str, typer.Argument(metavar='ORIGINAL', help='A public original, as named by data list.')],
                to:Annotated[Path, typer.Argument(metavar='FOLDER', help='Where to put it.')], json:Json=False):
     "Download one public original, check it, and unpack it."
     made = fetch(name, to, progress=True)
@@ -443,17 +535,20 @@ def roles(pairs): # of --column -> role -> column
 def encodings(texts): # of --encoding -> file -> encoding
     one = [t for t in texts or [] if '=' not in t]
     if len(one) > 1: raise BadInput(f"--encoding gives {' and '.join(one)} for every file.")
-    return {f: e for e in one for f in ('interactions','items','users')} | pairs_of([t for t in texts or [] if '=' in t], '--encoding', 'name=value')
+    return ({f: e for e in one for f in ('interactions','items','users')}
+            | pairs_of([t for t in texts or [] if '=' in t], '--encoding', 'name=value'))
 
 # %% ../nbs/78_cli.ipynb #5ca4249d
 def of_card(card): # the data card -> parts of an answer
-    sizes = pd.DataFrame([{k: card[k] for k in ('users','items','pairs','sparsity')} | {k: card['split'][k] for k in ('rule','train','valid','test')}])
+    sizes = pd.DataFrame([{k: card[k] for k in ('users','items','pairs','sparsity')} | {
+        k: card['split'][k] for k in ('rule','train','valid','test')}])
     left = pd.DataFrame([card['left_out'] | {f'{k} without training': n for k,n in card['without_training'].items()}])
     columns = [dict(table=k, column=c, **v) for k in ('items','users') for c,v in card.get(f'{k}_columns', {}).items()]
     return [grid(sizes), grid(left), *([grid(pd.DataFrame(columns))] if columns else [])]
 
 def of_features(found): # of encode_folder -> parts of an answer
-    t = pd.DataFrame([dict(modality=m, encoder=f['encoder'], width=f['width'], known=f['known'], items=f['items'], missing=', '.join(f['missing'][:5]),
+    t = pd.DataFrame([dict(modality=m, encoder=f['encoder'], width=f['width'], known=f['known'],
+                           items=f['items'], missing=', '.join(f['missing'][:5]),
                            unreadable=', '.join(list(f['unreadable'])[:5])) for m,f in found.items()])
     return [grid(t)]
 
@@ -464,32 +559,44 @@ Into = Annotated[Path, typer.Argument(metavar='FOLDER', help='The folder to make
 
 @data_app.command('import')
 def data_import(folder:Into, interactions:Annotated[Path, _opt('Table of clicks or ratings.')],
-                items:Annotated[Path|None, _opt('Table of items.')]=None, users:Annotated[Path|None, _opt('Table of users.')]=None,
+                items:Annotated[Path|None, _opt('Table of items.')]=None,
+                users:Annotated[Path|None, _opt('Table of users.')]=None,
                 images:Annotated[Path|None, _opt('Folder of pictures.')]=None,
-                column:Annotated[list[str]|None, _opt('Which column is the user, item, time, rating, title or image.', metavar='ROLE=NAME')]=None,
+                column:Annotated[
+                    list[str]|None,
+                    _opt('Which column is the user, item, time, rating, title or image.', metavar='ROLE=NAME')]=None,
                 encoding:Annotated[list[str]|None, _opt('Of a file that is not UTF-8: latin-1, or users=latin-1 for one of them; may be repeated.')]=None, decimal:Annotated[str, _opt('Decimal sign: . or ,')]='.',
                 time_format:Annotated[str|None, _opt('Of dates that are not ISO 8601, such as %d.%m.%Y')]=None,
                 min_rating:Annotated[float|None, _opt('Least rating that counts; by default every row does.')]=None,
-                attributes:Annotated[str, _opt('Columns of items for AD-DRL, between commas.')]='', sensitive:Annotated[str, _opt('Columns of users for the audit, between commas; no others are copied.')]='',
-                bins:Annotated[list[str]|None, _opt('Cut numbers: price=5 ranges, or age=30,45 at edges.', metavar='COLUMN=CUT')]=None,
-                core:Annotated[int, _opt('Least clicks of every user and item.')]=0, split:Annotated[str, _opt('per-user, random, time or time-per-user.')]='per-user',
-                seed:Annotated[int, _opt('Of whatever is drawn.')]=0, unmatched:Annotated[str, _opt('Ids in one file only: refuse, keep or drop.')]='refuse',
+                attributes:Annotated[str, _opt('Columns of items for AD-DRL, between commas.')]='', sensitive:Annotated[
+                    str, _opt('Columns of users for the audit, between commas; no others are copied.')]='',
+                bins:Annotated[list[str]|None,
+                               _opt('Cut numbers: price=5 ranges, or age=30,45 at edges.', metavar='COLUMN=CUT')]=None,
+                core:Annotated[int, _opt('Least clicks of every user and item.')]=0,
+                split:Annotated[str, _opt('per-user, random, time or time-per-user.')]='per-user',
+                seed:Annotated[int, _opt('Of whatever is drawn.')]=0,
+                unmatched:Annotated[str, _opt('Ids in one file only: refuse, keep or drop.')]='refuse',
                 with_features:Annotated[bool, _opt('Encode pictures and texts as well.', '--encode')]=False,
-                unreadable:Annotated[str, _opt('With --encode, pictures that cannot be read: refuse or mask.')]='refuse', json:Json=False):
+                unreadable:Annotated[str, _opt('With --encode, pictures that cannot '
+                                               'be read: refuse or mask.')]='refuse', json:Json=False):
     "A shop's own files as a data set, its ids kept."
     if seed < 0: raise BadInput(f'seed must be a whole number from 0, not {seed}.')
     how = Reading(roles(column), encodings(encoding), decimal, time_format, min_rating)
-    files = Files(interactions, items, users, images, words(attributes), words(sensitive), pairs_of(bins, '--bins', 'name=value'), core, split, seed, unmatched)
+    files = Files(interactions, items, users, images, words(attributes), words(sensitive),
+                  pairs_of(bins, '--bins', 'name=value'), core, split, seed, unmatched)
     card = import_shop(folder, files, how)
     found = encode_folder(folder, unreadable=unreadable) if with_features else {}
-    answer(card | dict(features=found), json, *of_card(card), *(of_features(found) if found else []), f'written: {folder}')
+    answer(card | dict(features=found), json, *of_card(card), *(of_features(found) if found else []),
+           f'written: {folder}')
 
 # %% ../nbs/78_cli.ipynb #8609bb3a
 @app.command('encode')
 def encode_(folder:Annotated[Path, typer.Argument(metavar='FOLDER', help='A folder that data import made.')],
             image_encoder:Annotated[str, _opt('lite0, colours, none, or the folder of a timm model.')]='lite0',
-            text_encoder:Annotated[str, _opt('minilm, tfidf, none, or the folder of a sentence-transformers model.')]='minilm',
-            images:Annotated[Path|None, _opt('Folder of the pictures, if it was moved.')]=None, texts:Annotated[str, _opt('Columns of the items, between commas.')]='',
+            text_encoder:Annotated[str, _opt('minilm, tfidf, none, or the folder of a '
+                                             'sentence-transformers model.')]='minilm',
+            images:Annotated[Path|None, _opt('Folder of the pictures, if it was moved.')]=None,
+            texts:Annotated[str, _opt('Columns of the items, between commas.')]='',
             unreadable:Annotated[str, _opt('Pictures that cannot be read: refuse or mask.')]='refuse', json:Json=False):
     "Features of pictures and texts."
     found = encode_folder(folder, image_encoder, text_encoder, images, words(texts), unreadable)
@@ -501,30 +608,42 @@ def apart(rows): # of runs -> the same; rows of one model are named by the setti
     for m,g in rows.groupby('model'):
         all_ = [json.loads(s) for s in g.settings]
         differ = sorted(k for k in {k for s in all_ for k in s} if len({str(s.get(k)) for s in all_}) > 1)
-        for i,s in zip(g.index, all_): rows.loc[i,'model'] = ' '.join([m, *(f'{k}={s.get(k)}' for k in differ)])
+        for i,s in zip(g.index, all_):
+            rows.loc[i,'model'] = ' '.join([m, *(f'{k}={s.get(k)}' for k in differ)])
     return rows
 
 @app.command('compare')
-def compare_(names:Annotated[list[str], typer.Argument(metavar='RUN…', help='Two runs or more; the first is what the others are held against.')],
+def compare_(names:Annotated[
+    list[str],
+    typer.Argument(metavar='RUN…', help='Two runs or more; the first is what the others are held against.')],
              metric:Annotated[str, _opt('Such as recall@20 or ndcg@10.')]='recall@20', out:Out=Path('_runs'), as_json:Json=False):
     "Runs of one data set beside each other, with paired tests."
     rows = pd.DataFrame([store.read(find_run(n, out)) for n in names])
     if rows.run.duplicated().any(): raise BadInput(f"Run {rows.run[rows.run.duplicated()].iloc[0]} is named twice.")
-    if rows.data.nunique() > 1: raise BadInput(f"These runs saw {rows.data.nunique()} different data sets ({', '.join(dict.fromkeys(rows.dataset))}); compare runs of one.")
-    if f'test {metric}' not in rows: raise BadInput(f"There is no metric '{metric}'; there are {', '.join(c[5:] for c in rows if re.fullmatch(r'test [a-z]+@20', c))} and the like.")
+    if rows.data.nunique() > 1:
+        raise BadInput(f"These runs saw {rows.data.nunique()} different data sets "
+                       f"({', '.join(dict.fromkeys(rows.dataset))}); compare runs of one.")
+    if f'test {metric}' not in rows:
+        raise BadInput(f"There is no metric '{metric}'; there are "
+                       f"{', '.join(c[5:] for c in rows if re.fullmatch(r'test [a-z]+@20', c))} and the like.")
     rows = apart(rows)
-    if rows.model.nunique() < 2: raise BadInput('These runs differ in their seeds alone; compare at least two models or settings.')
+    if rows.model.nunique() < 2:
+        raise BadInput('These runs differ in their seeds alone; compare at least two models or settings.')
     base = rows.model.iloc[0]
     t = compare(rows, metric=metric, baseline=base).assign(metric=metric)
-    answer(dict(metric=metric, baseline=base, rows=t), as_json, f'test {metric} on {rows.dataset.iloc[0]}', grid(for_people(t, base)))
+    answer(dict(metric=metric, baseline=base, rows=t), as_json, f'test {metric} on {rows.dataset.iloc[0]}',
+           grid(for_people(t, base)))
 
 # %% ../nbs/78_cli.ipynb #e3a487f4
 UsageError = typer.BadParameter.__base__     # of typer's own command-line parser
 
 def sentence(e): # an exception -> one line that ends like a sentence
-    if isinstance(e, UsageError): s = e.format_message()
-    elif isinstance(e, OSError): s = f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}"
-    else: s = str(e)
+    if isinstance(e, UsageError):
+        s = e.format_message()
+    elif isinstance(e, OSError):
+        s = f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}"
+    else:
+        s = str(e)
     s = ' '.join(as_text(s).plain.split())
     return s if s.endswith('.') else s + '.'
 
@@ -535,13 +654,23 @@ def main(
     "The program causalmmr."
     args = sys.argv[1:] if args is None else list(args)
     try:
-        for a in args: a.encode()                    # a path with bytes that are no text could not be told of
+        for a in args:
+            a.encode()                    # a path with bytes that are no text could not be told of
         return app(args or ['--help'], prog_name='causalmmr', standalone_mode=False) or 0
-    except (KeyboardInterrupt, typer.Abort): print('causalmmr: interrupted.', file=sys.stderr); return 130
-    except (UsageError, BadInput, OSError) as e: print(f'causalmmr: {sentence(e)}', file=sys.stderr); return 2
-    except UnicodeEncodeError as e: print(f'causalmmr: {ascii(e.object)} is no UTF-8.', file=sys.stderr); return 2
+    except (KeyboardInterrupt, typer.Abort):
+        print('causalmmr: interrupted.', file=sys.stderr)
+        return 130
+    except (UsageError, BadInput, OSError) as e:
+        print(f'causalmmr: {sentence(e)}', file=sys.stderr)
+        return 2
+    except UnicodeEncodeError as e:
+        print(f'causalmmr: {ascii(e.object)} is no UTF-8.', file=sys.stderr)
+        return 2
     except (MemoryError, RuntimeError) as e:
         if not (isinstance(e, MemoryError) or 'allocate memory' in str(e) or 'out of memory' in str(e)): raise
-        print('causalmmr: this takes more memory than there is; a smaller batch, d or n_neg takes less.', file=sys.stderr); return 2
+        print('causalmmr: this takes more memory than there is; a smaller batch, d or n_neg takes less.',
+              file=sys.stderr)
+        return 2
 
-if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())   # python -m causalmmr.cli; not in a notebook
+if __name__ == '__main__' and '__file__' in globals():
+    sys.exit(main())   # python -m causalmmr.cli; not in a notebook

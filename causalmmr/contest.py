@@ -51,7 +51,8 @@ def contestants(
         levels |= dict(n_bank=8, n_draws=2, lr=.02)
         search |= dict(pre_epochs=8, epochs=3)
         invrl  |= dict(d=16, epochs=16)
-    every = {'Popularity': (Popularity, dict(epochs=1)), 'MF-BPR': (MFBPR, plain), 'LightGCN': (LightGCN, plain | dict(L=2)),
+    every = {'Popularity': (Popularity, dict(epochs=1)), 'MF-BPR': (MFBPR, plain),
+             'LightGCN': (LightGCN, plain | dict(L=2)),
              'IPSMF': (IPSBPR, plain | dict(clip=.02, propensity='published')), 'CaMRec': (CaMRec, camrec),
              'CaMRec (released)': (CaMRec, camrec | dict(released=True)),
              'CaMRec (theory)': (CaMRec, camrec | levels), 'InvRL-like': (PaInvRL, invrl | dict(search=search))}
@@ -131,7 +132,8 @@ def said_in(
     "What one model says in one world."
     found = {REACHED: reached} | score_errors(w, score_of(model, w))
     out = as_lines('ranking', strength, seed, {(name, metric): x for metric,x in found.items()})
-    if name.startswith(('CaMRec', 'LightGCN')): out += as_lines(OWN, strength, seed, own_errors(name, model, w, seed))
+    if name.startswith(('CaMRec', 'LightGCN')):
+        out += as_lines(OWN, strength, seed, own_errors(name, model, w, seed))
     return out
 
 # %% ../nbs/64_contest.ipynb #80bf2acc
@@ -175,7 +177,8 @@ def versus(
     d = first-second
     p = ttest_1samp(d, 0).pvalue if len(d) > 1 else math.nan
     said = '' if p < .05 else ' no more than the worlds differ by'
-    if unfinished: said = f' not judged, since {", ".join(unfinished)} is still rising'
+    if unfinished:
+        said = f' not judged, since {", ".join(unfinished)} is still rising'
     return f'{len(d)} worlds: {d.mean():+.4f} ± {half_width(d):.4f}, p={p:.2g}{said}'
 
 # %% ../nbs/64_contest.ipynb #99646c3b
@@ -216,7 +219,8 @@ def against_twins(
     "Errors with their intervals over worlds."
     y = pd.Series(range(len(right))[::-1], right.index)
     rest = right.drop('naive')
-    for at,rows,color,label in ((y[['naive']], right.loc[['naive']], '0.55', 'naive'), (y[rest.index], rest, 'C0', 'the method'),
+    for at,rows,color,label in ((y[['naive']], right.loc[['naive']], '0.55', 'naive'),
+                                (y[rest.index], rest, 'C0', 'the method'),
                                 (y[twins.index]-.25, twins, 'C1', 'its wrong twin')):
         half = rows.apply(half_width, axis=1)
         ax.errorbar(rows.mean(axis=1), at, xerr=half, fmt='o', color=color, capsize=3, label=label)

@@ -32,9 +32,12 @@ def reading(
     path, # the file that is being read
 ):
     "Whatever goes wrong while a file is being read becomes one sentence about that file."
-    try: yield
-    except BadInput: raise
-    except FileNotFoundError: raise BadInput(f'{path} does not exist') from None
+    try:
+        yield
+    except BadInput:
+        raise
+    except FileNotFoundError:
+        raise BadInput(f'{path} does not exist') from None
     except Exception as e:
         raise BadInput(f'{path} cannot be read: {(str(e) or type(e).__name__).splitlines()[0]}') from None
 
@@ -59,7 +62,8 @@ class MMData:
 
     def __post_init__(self):
         there = {m:x for m,x in self.known.items() if m in self.feats}
-        for name,d in (('feats',self.feats), ('known',there)): object.__setattr__(self, name, MappingProxyType(dict(d)))
+        for name,d in (('feats',self.feats), ('known',there)):
+            object.__setattr__(self, name, MappingProxyType(dict(d)))
 
     @property
     def edge_index(self): # [2,2E] both directions of the training pairs, items numbered after users
@@ -72,7 +76,8 @@ class MMData:
         splits = [('train',self.train), ('valid',self.valid), ('test',self.test)]
         known = [(f'known {m}', x) for m,x in sorted(self.known.items())]
         for k,x in [*splits, *sorted(self.feats.items()), *known]:
-            h.update(f'{k} {x.dtype} {tuple(x.shape)}'.encode()); h.update(x.contiguous().cpu().numpy().tobytes())
+            h.update(f'{k} {x.dtype} {tuple(x.shape)}'.encode())
+            h.update(x.contiguous().cpu().numpy().tobytes())
         for k,t in [('items',self.items), ('users',self.users)]:
             if t is None: continue
             h.update(f'{k} {list(t.columns)}'.encode())
@@ -89,10 +94,12 @@ def _pair_problems(data): # yields (where, what, count, example) of the three sp
         if not _is_pairs(x):
             yield s, f'is {x.dtype} {list(x.shape)}, not torch.int64 [2,E]', 1, ''
             continue
-        if not x.shape[1]: yield s, 'is empty', 1, ''
+        if not x.shape[1]:
+            yield s, 'is empty', 1, ''
         for row,kind,n in zip(x, ('user','item'), (data.n_users, data.n_items)):
             bad = ((row<0)|(row>=n)).nonzero()[:,0]
-            if len(bad): yield s, f'{kind} ids out of range 0…{n-1}', len(bad), f'{kind} {row[bad[0]]} in pair {bad[0]}'
+            if len(bad):
+                yield s, f'{kind} ids out of range 0…{n-1}', len(bad), f'{kind} {row[bad[0]]} in pair {bad[0]}'
 
 # %% ../nbs/00_data.ipynb #5472a6c8
 def _feature_problems(data): # one row per item, float32, finite
@@ -101,9 +108,11 @@ def _feature_problems(data): # one row per item, float32, finite
             yield m, f'is {x.dtype} {list(x.shape)}, not torch.float32 [I,d]', 1, ''
             continue
         more = len(x)-data.n_items
-        if more: yield m, f'feature rows ≠ items: {len(x)} rows, {data.n_items} items', abs(more), ''
+        if more:
+            yield m, f'feature rows ≠ items: {len(x)} rows, {data.n_items} items', abs(more), ''
         bad = (~x.isfinite()).any(1).nonzero()[:,0]
-        if len(bad): yield m, 'rows with NaN or infinite features', len(bad), f'row {bad[0]}'
+        if len(bad):
+            yield m, 'rows with NaN or infinite features', len(bad), f'row {bad[0]}'
     for m,x in data.known.items():
         if x.dtype != torch.bool or x.shape != (data.n_items,):
             yield m, f'mask of known rows is {x.dtype} {list(x.shape)}, not torch.bool [I]', 1, ''
@@ -111,7 +120,8 @@ def _feature_problems(data): # one row per item, float32, finite
 # %% ../nbs/00_data.ipynb #625723e6
 def _table_problems(data): # attribute tables: row = id
     for k,t,n in (('items',data.items,data.n_items), ('users',data.users,data.n_users)):
-        if t is not None and len(t) != n: yield k, f'attribute table has {len(t)} rows for {n} {k}', abs(len(t)-n), ''
+        if t is not None and len(t) != n:
+            yield k, f'attribute table has {len(t)} rows for {n} {k}', abs(len(t)-n), ''
 
 _FATAL = (_pair_problems, _feature_problems, _table_problems)
 
@@ -129,14 +139,17 @@ def _repeat_problems(data): # duplicates, overlaps, users nobody can learn about
     pair = lambda k: f'user {k//data.n_items}, item {k%data.n_items}'
     for s,k in keys.items():
         again = k[1:][k[1:]==k[:-1]]
-        if len(again): yield s, 'has duplicate pairs', len(again), pair(again[0])
+        if len(again):
+            yield s, 'has duplicate pairs', len(again), pair(again[0])
         keys[s] = k[np.r_[True, k[1:]!=k[:-1]]] if len(k) else k
     for s,t in (('train','valid'), ('train','test'), ('valid','test')):
         both = np.intersect1d(keys[s], keys[t], assume_unique=True)
-        if len(both): yield f'{s}, {t}', 'share pairs', len(both), pair(both[0])
+        if len(both):
+            yield f'{s}, {t}', 'share pairs', len(both), pair(both[0])
     has = np.zeros(max(data.n_users, 0), bool)
     has[keys['train']//max(data.n_items, 1)] = True
-    if not has.all(): yield 'train', 'users without training pairs', int((~has).sum()), f'user {(~has).argmax()}'
+    if not has.all():
+        yield 'train', 'users without training pairs', int((~has).sum()), f'user {(~has).argmax()}'
 
 # %% ../nbs/00_data.ipynb #2ec2d44b
 def check(
@@ -181,7 +194,8 @@ def group_codes(
     code,found = pd.factorize(v.mask(blank))
     values = found.tolist()
     number = lambda x: isinstance(x, (int,float)) # before texts, and these before whatever else
-    order = sorted(range(len(values)), key=lambda k: (0, values[k], '') if number(values[k]) else (1, 0, str(values[k])))
+    order = sorted(range(len(values)),
+                   key=lambda k: (0, values[k], '') if number(values[k]) else (1, 0, str(values[k])))
     place = np.argsort(order).astype(np.int64)
     return np.append(place, -1)[code], [values[k] for k in order]
 
@@ -195,8 +209,10 @@ def group_sizes(
     "The groups that the attributes of the users make."
     rows = []
     for name in [] if data.users is None else [c for c in data.users if c != 'attacker_test']:
-        try: code,values = group_codes(data.users[name], name)
-        except BadInput: rows.append(dict(attribute=name, groups=0, missing=0, small=0, smallest='no groups: holds lists'))
+        try:
+            code,values = group_codes(data.users[name], name)
+        except BadInput:
+            rows.append(dict(attribute=name, groups=0, missing=0, small=0, smallest='no groups: holds lists'))
         else:
             n = np.bincount(code[code>=0], minlength=len(values))
             smallest = f'{values[n.argmin()]}: {n.min()}' if len(n) else ''
@@ -245,7 +261,8 @@ def random_split(
     u,i = np.asarray(users), np.asarray(items)
     x = _draw(u, i, g)
     free = np.argsort(x, kind='stable')
-    if keep: free = free[_rank(u, x)[0][free] > 0]
+    if keep:
+        free = free[_rank(u, x)[0][free] > 0]
     n_valid,n_test = round(valid*len(u)), round(test*len(u))
     label = np.zeros(len(u), np.int64)
     label[free[:n_valid]], label[free[n_valid:n_valid+n_test]] = 1, 2
@@ -334,16 +351,19 @@ def _array(version, shape, dtype, fortran, raw): # the state of an array -> the 
     order = 'F' if fortran else 'C'
     if not isinstance(raw, list): return _from_bytes(_plain(raw), _dtype(dtype), shape, order)
     out = np.empty(len(raw), object)
-    for k,v in enumerate(raw): out[k] = _plain(v)
+    for k,v in enumerate(raw):
+        out[k] = _plain(v)
     return out.reshape(shape, order=order)
 
 # %% ../nbs/00_data.ipynb #10c31523
 def _coordinates(layout, s): # state of a coo, csr or csc matrix -> (rows, columns, shape) of its non-zeros
     shape = tuple(int(n) for n in s['_shape'])
-    if layout == 'coo': rows,cols = s['coords'] if 'coords' in s else (s['row'], s['col'])
+    if layout == 'coo':
+        rows,cols = s['coords'] if 'coords' in s else (s['row'], s['col'])
     else:
         rows,cols = np.repeat(np.arange(len(s['indptr'])-1), np.diff(s['indptr'])), s['indices']
-        if layout == 'csc': rows,cols = cols,rows
+        if layout == 'csc':
+            rows,cols = cols,rows
     on = np.asarray(s['data']) != 0
     return np.asarray(rows, dtype=np.int64)[on], np.asarray(cols, dtype=np.int64)[on], shape
 
@@ -365,14 +385,16 @@ def _table(
     columns=(), # names it must have
     sep=',',
 ):
-    with reading(path): t = pd.read_parquet(path) if Path(path).suffix=='.parquet' else pd.read_csv(path, sep=sep)
+    with reading(path):
+        t = pd.read_parquet(path) if Path(path).suffix=='.parquet' else pd.read_csv(path, sep=sep)
     for c in columns:
         if c not in t: raise BadInput(f'{path} has no column {c}; it has {", ".join(map(str, t.columns))}')
     return t
 
 # %% ../nbs/00_data.ipynb #7f02a535
 def _objects(f, path): # a pickle, read by the restricted reader
-    r = _Restricted(f, encoding='latin1'); r.path = path
+    r = _Restricted(f, encoding='latin1')
+    r.path = path
     return _plain(r.load())
 
 # %% ../nbs/00_data.ipynb #31add72f
@@ -417,7 +439,8 @@ FEATURES = dict(ml1m=dict(a='audio_feat', v='more/poster_efficientnet', t='text_
                 tiktok=dict(a='audio_feat', v='image_feat'), toys=dict(t='text_minilm'), sports=dict(t='text_minilm'),
                 baby=dict(t='more/text_minilm'), clothing={}, coat={}) # what results stand on
 
-STAGES = ('biased_', 'filtered_', 'lattice_') # FMMRec's own intermediate results: made with the labels or the pairs of all
+# FMMRec's own intermediate results: made with the labels or the pairs of all
+STAGES = ('biased_', 'filtered_', 'lattice_')
 
 def _stem(path): return Path(path).stem.removesuffix('_f16')
 
@@ -460,7 +483,8 @@ def find_array(
 # %% ../nbs/00_data.ipynb #b00eb987
 def _texts(x): return all(isinstance(v, str) for v in x)
 
-_ABOUT = dict(name=(lambda x: isinstance(x, str) and x.isprintable() and x.strip('. ') and not set(x)&set('/\\'), 'a name'),
+_ABOUT = dict(name=(
+    lambda x: isinstance(x, str) and x.isprintable() and x.strip('. ') and not set(x)&set('/\\'), 'a name'),
               n_users=(lambda x: type(x) is int and x >= 0, 'a whole number'),
               n_items=(lambda x: type(x) is int and x >= 0, 'a whole number'),
               notes=(lambda x: isinstance(x, list) and _texts(x), 'a list of texts'),
@@ -470,7 +494,8 @@ def _about(folder): # what about.json says of a folder; at least its name
     p = folder/'about.json'
     about = dict(name=folder.resolve().name)
     if not p.exists(): return about
-    with reading(p): d = json.loads(p.read_text(encoding='utf8'))
+    with reading(p):
+        d = json.loads(p.read_text(encoding='utf8'))
     if not isinstance(d, dict): raise BadInput(f'{p} cannot be read: it holds no entries with names')
     for k,(good,kind) in _ABOUT.items():
         if k in d and not good(d[k]): raise BadInput(f'{p} cannot be read: {k} is {d[k]!r}, not {kind}')
@@ -485,7 +510,8 @@ def _choice(folder, asked): # [(modality, file's name, who named it)], notes
     notes = [f'{m} is missing: there is no {f}' for m,f in ours.items() if f not in there and m not in asked]
     for m,f in asked.items():
         if not str(m).isidentifier(): raise BadInput(f'{m!r} cannot be the name of a modality: use letters, such as v')
-        if not f and m not in named: raise BadInput(f'{folder} has no modality {m} to leave out; it has {", ".join(named) or "none"}')
+        if not f and m not in named:
+            raise BadInput(f'{folder} has no modality {m} to leave out; it has {", ".join(named) or "none"}')
         notes.append(f'{m} is {f}, on request' if f else f'{m} is left out, on request')
     chosen = [(m, f, 'set' if said is None else 'folder') for m,f in named.items() if m not in asked]
     chosen = [c for c in chosen if c[2] == 'folder' or c[1] in there]
@@ -495,8 +521,10 @@ def _choice(folder, asked): # [(modality, file's name, who named it)], notes
 def _mask(p, n): # the mask that belongs to a file of n rows, or None
     beside = p.with_name(f'{_stem(p)}_has.npy')
     if p.suffix == '.npz':
-        with zipfile.ZipFile(p) as z: has = read_array(p, 'has') if 'has.npy' in z.namelist() else None
-    else: has = read_array(beside) if beside.exists() else None
+        with zipfile.ZipFile(p) as z:
+            has = read_array(p, 'has') if 'has.npy' in z.namelist() else None
+    else:
+        has = read_array(beside) if beside.exists() else None
     if has is not None and (np.asarray(has).dtype != bool or np.shape(has) != (n,)):
         raise BadInput(f'{p} marks its known rows by {list(np.shape(has))} values, where {n} booleans belong')
     return has
@@ -508,9 +536,11 @@ def _features(folder, asked=None, asins=None): # dict(feats=…, known=…), not
     for m,name,_ in chosen:
         p = find_array(folder, name)
         x,has = read_array(p), None
-        if asins is not None and np.shape(x) == (): x,has = _by_asin(x.item(), asins, p)
+        if asins is not None and np.shape(x) == ():
+            x,has = _by_asin(x.item(), asins, p)
         feats[m] = as_feature(x, p)
-        if has is None: has = _mask(p, len(feats[m]))
+        if has is None:
+            has = _mask(p, len(feats[m]))
         if has is not None and not has.all():
             known[m] = torch.from_numpy(np.asarray(has))
             notes.append(f'{m} is real for {has.sum()} of {len(has)} items')
@@ -527,9 +557,12 @@ def not_taken(
     rows,taken = [], {find_array(folder, f) for _,f,_ in _choice(folder, asked)[0]}
     for name,p in _arrays(folder):
         if p in taken: continue
-        try: x = np.asarray(read_array(p))
-        except BadInput: shape,fit = 'cannot be read', False
-        else: shape,fit = str(list(x.shape)), x.ndim == 2 and len(x) == n_items and x.dtype.kind in 'biuf'
+        try:
+            x = np.asarray(read_array(p))
+        except BadInput:
+            shape,fit = 'cannot be read', False
+        else:
+            shape,fit = str(list(x.shape)), x.ndim == 2 and len(x) == n_items and x.dtype.kind in 'biuf'
         fit = fit and not p.name.startswith(STAGES)
         m = MODALITY.get(_stem(p), re.sub(r'\W', '_', _stem(p)))
         rows.append(dict(file=p.relative_to(folder).as_posix(), shape=shape, ask=f'{m}={name}' if fit else ''))
@@ -544,7 +577,8 @@ def _once(u, i, label): # [E] bool, the rows that stay, and what to say about th
     twice = t[t.duplicated(['u','i'], keep=False)]
     between = int((twice.groupby(['u','i']).label.nunique() > 1).sum())
     notes = [f'{again.sum()} repeats of pairs are left out: a pair counts once'] if again.any() else []
-    if between: notes.append(f'{between} pairs stood in several splits: each stays in the first of train, validation, test')
+    if between:
+        notes.append(f'{between} pairs stood in several splits: each stays in the first of train, validation, test')
     return ~again.sort_index().to_numpy(), notes
 
 # %% ../nbs/00_data.ipynb #76989865
@@ -592,7 +626,8 @@ def _attributes(path, key): # items.parquet or users.parquet -> table with row =
     bad = np.flatnonzero(np.sort(ids) != np.arange(len(ids)))
     if len(bad): raise BadInput(f'{path} must have each {key} from 0 to {len(ids)-1} once, and goes wrong at {bad[0]}')
     t = t.iloc[np.argsort(ids)].reset_index(drop=True).drop(columns=key).rename(columns=lambda c: c.removeprefix('u_'))
-    if not t.columns.is_unique: raise BadInput(f'{path} has two columns {t.columns[t.columns.duplicated()][0]}, with u_ and without')
+    if not t.columns.is_unique:
+        raise BadInput(f'{path} has two columns {t.columns[t.columns.duplicated()][0]}, with u_ and without')
     return t
 
 # %% ../nbs/00_data.ipynb #9825f9ce
@@ -601,11 +636,13 @@ def _folder(path, inter, file, g, asked): # what parquet and MMRec folders share
     u,i = (_whole(inter[c], file) for c in ('userID','itemID'))
     label = _whole(inter['x_label'], file) if 'x_label' in inter else None
     items,users = _attributes(path/'items.parquet', 'itemID'), _attributes(path/'users.parquet', 'userID')
-    if users is None: users = _user_columns(inter, u, file)
+    if users is None:
+        users = _user_columns(inter, u, file)
     n_items = about.get('n_items', len(items) if items is not None else max(int(i.max(initial=-1))+1, 0))
     n_users = about.get('n_users', len(users) if users is not None else None)
     content,notes = _features(path, asked)
-    if items is not None and 'phrase' in items: notes.append(SUBSTITUTE['phrase'])
+    if items is not None and 'phrase' in items:
+        notes.append(SUBSTITUTE['phrase'])
     notes = (*about.get('notes', ()), *notes)
     rest = dict(items=items, users=users, **content)
     return make_data(about['name'], u, i, label, g, n_users, n_items, notes, file, **rest)
@@ -694,7 +731,9 @@ def _lines(path): # (number from 1, line) of a text file, zipped or not; blank l
 
 def _reviews(path): # (reviewer, asin) of every line
     for n,line in _lines(path):
-        try: r = json.loads(line); pair = r['reviewerID'], r['asin']
+        try:
+            r = json.loads(line)
+            pair = r['reviewerID'], r['asin']
         except (ValueError, KeyError, TypeError, RecursionError) as e:
             raise BadInput(f'{path} line {n} is not a review with reviewerID and asin: {e}') from None
         if not all(isinstance(x, str) and x for x in pair):
@@ -707,10 +746,13 @@ def _metadata(path, asins): # rows of the wanted items, in their order, empty wh
     for n,line in _lines(path):
         m = re.search(r"'asin': '(\w+)'", line)
         if m and m[1] not in wanted: continue
-        try: r = ast.literal_eval(line.strip()); rows[r['asin']] = row = _meta_row(r['asin'], r)
+        try:
+            r = ast.literal_eval(line.strip())
+            rows[r['asin']] = row = _meta_row(r['asin'], r)
         except Exception as e:
             raise BadInput(f'{path} line {n} is not a literal dictionary with an asin: {type(e).__name__}') from None
-        if r.get('price') is not None and np.isnan(row['price']): odd.append(r['price'])
+        if r.get('price') is not None and np.isnan(row['price']):
+            odd.append(r['price'])
     notes = [f'the price of {len(odd)} items is no number, such as {odd[0]!r}, and is left empty'] if odd else []
     return pd.DataFrame([rows.get(a) or _meta_row(a, {}) for a in asins]), notes
 
@@ -794,7 +836,8 @@ def load_dmrl(
         items = asin.reindex(range(max(i, default=-1)+1))
         if (p:=path/'item_attribute_label.csv').exists():
             labels = _table(p, ['asin'])
-            items = items.merge(_agreed(labels.drop(columns='asin'), labels.asin, 'asin', p), 'left', left_on='asin', right_index=True)
+            items = items.merge(_agreed(labels.drop(columns='asin'), labels.asin, 'asin', p), 'left',
+                                left_on='asin', right_index=True)
     content,notes = _features(path, feats, None if items is None else items.asin)
     return make_data(path.resolve().name, u, i, label*2, g, notes=notes, path=path, items=items, **content)
 
@@ -814,7 +857,8 @@ def _offset(u, i, rows, path): # number of users, from ids of items that start a
 # %% ../nbs/00_data.ipynb #366972b5
 def _user_lists(path): # rows [user, items…] -> users, items
     x = read_array(path)
-    with reading(path): flat = pd.DataFrame([(r[0],i) for r in x for i in r[1:]], columns=['user','item'])
+    with reading(path):
+        flat = pd.DataFrame([(r[0],i) for r in x for i in r[1:]], columns=['user','item'])
     return _whole(flat.user, path), _whole(flat.item, path)
 
 # %% ../nbs/00_data.ipynb #7b967043
@@ -893,7 +937,8 @@ class Rated(MMData):
     def fingerprint(self): # the ratings count too
         h = hashlib.sha256(f'{super().fingerprint} {self.threshold}'.encode())
         h.update(pd.util.hash_pandas_object(self.ratings, index=False).values.tobytes())
-        if self.propensity is not None: h.update(self.propensity.contiguous().cpu().numpy().tobytes())
+        if self.propensity is not None:
+            h.update(self.propensity.contiguous().cpu().numpy().tobytes())
         return h.hexdigest()[:16]
 
 # %% ../nbs/00_data.ipynb #19f040fa
@@ -908,7 +953,8 @@ def home_split(
     return np.where(rank<n//5, 'valid', np.where(rank<n//5*2, 'home', 'train'))
 
 # %% ../nbs/00_data.ipynb #9f6bddfa
-WORDS = dict(v=('color',), t=('gender','jackettype','onfrontpage')) # Coat's items: a modality -> the columns it is made of
+# Coat's items: a modality -> the columns it is made of
+WORDS = dict(v=('color',), t=('gender','jackettype','onfrontpage'))
 
 def word_features(
     items:pd.DataFrame, # attributes, row = item, or None
@@ -925,7 +971,8 @@ def _rated(path): # ratings.parquet, checked: user, item, rating, label (0 chose
     for c,ok in (('rating', np.isfinite(r)), ('shown', t.shown.isin(['chosen','uniform']).to_numpy())):
         if ok.all(): continue
         row = ok.argmin()
-        raise BadInput(f'{path} has {t[c].iloc[row]} as {c} in row {row}: ratings are numbers, shown is chosen or uniform')
+        raise BadInput(f'{path} has {t[c].iloc[row]} as {c} in row {row}: ratings '
+                       f'are numbers, shown is chosen or uniform')
     u,i = (_whole(t[c], path) for c in ('userID','itemID'))
     return pd.DataFrame(dict(user=u, item=i, rating=r, label=np.where(t.shown=='chosen', 0, 2)))
 
@@ -934,7 +981,8 @@ def _propensities(path, shape): # the published ones, or None
     if not found: return None
     p = torch.from_numpy(np.asarray(read_array(found[0]), dtype=np.float32))
     if p.shape != shape or not ((p>0)&(p<=1)).all():
-        raise BadInput(f'{found[0]} holds {list(p.shape)} numbers, where one above 0 and at most 1 for each of {shape[0]} users and {shape[1]} items belongs')
+        raise BadInput(f'{found[0]} holds {list(p.shape)} numbers, where one above 0 and at most 1 for '
+                       f'each of {shape[0]} users and {shape[1]} items belongs')
     return p
 
 # %% ../nbs/00_data.ipynb #49ca97a8
@@ -954,8 +1002,10 @@ def rated(
     t['part'] = 'test'
     t.loc[chosen, 'part'] = home_split(t.user[chosen], t.item[chosen], liked[chosen], g)
     size = [int(x.max())+1 if about is None else len(about) for x,about in ((t.user, users), (t.item, items))]
-    if users is not None and 'attacker_test' not in users: users = users.assign(attacker_test=_fifth(len(users), g))
-    told.append(f'positive is a rating of at least {threshold:g}; learned from chosen ratings, tested on uniformly drawn ones')
+    if users is not None and 'attacker_test' not in users:
+        users = users.assign(attacker_test=_fifth(len(users), g))
+    told.append(f'positive is a rating of at least {threshold:g}; learned from '
+                f'chosen ratings, tested on uniformly drawn ones')
     pairs = t[liked & (t.part!='home')]
     u,i,label = (c.to_numpy() for c in (pairs.user, pairs.item, pairs.part.map(dict(train=0, valid=1, test=2))))
     d = make_data(name, u, i, label, g, *size, (*notes, *told), path, items=items, users=users, **content)
@@ -978,7 +1028,8 @@ def load_ratings(
     words = word_features(items)
     content,notes = _features(path, {m:f for m,f in asked.items() if f or m not in words})
     content['feats'] = {m:x for m,x in words.items() if m not in asked} | content['feats']
-    if words: notes.append(f"{' and '.join(words)} are words about the items as zeros and ones: substitute features")
+    if words:
+        notes.append(f"{' and '.join(words)} are words about the items as zeros and ones: substitute features")
     size = tuple(int(x.max())+1 if about is None else len(about) for x,about in ((t.user, users), (t.item, items)))
     p = _propensities(path, size)
     return rated(_about(path)['name'], t, g, threshold, items, users, p, notes, path/'ratings.parquet', **content)
@@ -1007,8 +1058,10 @@ DATASETS = dict(ml1m='MovieLens-1M: 6,040 users with gender, age, occupation; 3,
 # %% ../nbs/00_data.ipynb #8c392639
 def expanded(path)->Path: # ~ stands for a folder
     "A path as the user means it."
-    try: return Path(path).expanduser()
-    except RuntimeError: raise BadInput(f'{path} is the folder of a user who is not known here') from None
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise BadInput(f'{path} is the folder of a user who is not known here') from None
 
 def _root(data_dir=None): # where the registered sets are, or None
     d = data_dir or os.environ.get('CAUSALMMR_DATA')
@@ -1076,7 +1129,8 @@ def _pairs_table(data): # one table, training pairs first
 # %% ../nbs/00_data.ipynb #3eaa85ab
 def _write_shared(data, tmp): # attribute tables and about.json
     for name,t,key in (('items',data.items,'itemID'), ('users',data.users,'userID')):
-        if t is not None: t.assign(**{key:np.arange(len(t))}).to_parquet(tmp/f'{name}.parquet')
+        if t is not None:
+            t.assign(**{key:np.arange(len(t))}).to_parquet(tmp/f'{name}.parquet')
     left = ['its ratings and propensities were left behind by the conversion']*isinstance(data, Rated)
     about = dict(name=data.name, n_users=data.n_users, n_items=data.n_items, notes=[*data.notes, *left],
                  features={m:_file(m) for m in data.feats})
@@ -1085,8 +1139,10 @@ def _write_shared(data, tmp): # attribute tables and about.json
 # %% ../nbs/00_data.ipynb #9bbe7c64
 def _write_mmrec(data, tmp):
     _pairs_table(data).to_csv(tmp/f'{Path(data.name).name}.inter', sep='\t', index=False)
-    for m,x in data.feats.items(): np.save(tmp/f'{_file(m)}.npy', x.numpy(force=True))
-    for m,x in data.known.items(): np.save(tmp/f'{_file(m)}_has.npy', x.numpy(force=True))
+    for m,x in data.feats.items():
+        np.save(tmp/f'{_file(m)}.npy', x.numpy(force=True))
+    for m,x in data.known.items():
+        np.save(tmp/f'{_file(m)}_has.npy', x.numpy(force=True))
 
 def _write_parquet(data, tmp):
     _pairs_table(data).to_parquet(tmp/'inter.parquet')
@@ -1097,17 +1153,22 @@ def _write_parquet(data, tmp):
 
 # %% ../nbs/00_data.ipynb #927201eb
 def synced(path): # a file or a folder, whose bytes or names the disk then has
-    try: f = os.open(path, os.O_RDONLY)
-    except OSError: return                        # Windows opens no folder
-    try: os.fsync(f)
-    finally: os.close(f)
+    try:
+        f = os.open(path, os.O_RDONLY)
+    except OSError:
+        return                        # Windows opens no folder
+    try:
+        os.fsync(f)
+    finally:
+        os.close(f)
 
 def put_in_place(
     tmp, final, # what was written, and its name
 )->Path:        # final
     "Rename, once the disk has all of it."
     tmp,final = Path(tmp), Path(final)
-    for p in (*tmp.rglob('*'), tmp): synced(p)
+    for p in (*tmp.rglob('*'), tmp):
+        synced(p)
     os.replace(tmp, final)
     synced(final.parent)
     return final
@@ -1127,11 +1188,13 @@ def convert(
     tmp = dst.with_name(f'.{dst.name}.{os.getpid()}.tmp')
     try:
         tmp.mkdir(parents=True)
-        writers[to](data, tmp); _write_shared(data, tmp)
+        writers[to](data, tmp)
+        _write_shared(data, tmp)
         put_in_place(tmp, dst)
     except (OSError, ValueError, TypeError) as e:
         raise BadInput(f'{dst} cannot be written: {str(e).splitlines()[0]}') from None
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
     return dst
 
 # %% ../nbs/00_data.ipynb #d3a2fd26
@@ -1156,16 +1219,19 @@ MOST_BYTES,MOST_SECONDS = 8*2**30, 4*3600 # of one download
 def _private(url): return url.startswith('https://') or re.match(r'http://(127\.0\.0\.1|localhost)[:/]', url)
 
 def _download(url, file, progress=False): # within the limits, or an exception
-    import requests; from tqdm import tqdm
+    import requests
+    from tqdm import tqdm
     late = time.monotonic()+MOST_SECONDS
     if not _private(url): raise ValueError('it is not https')
     with requests.get(url, stream=True, timeout=60) as r, open(file, 'wb') as f:
         for at in (*r.history, r):
             if not _private(at.url): raise ValueError(f'it leads to {at.url}, which is not https')
         r.raise_for_status()
-        with tqdm(total=int(r.headers.get('content-length', 0)) or None, unit='B', unit_scale=True, disable=not progress) as bar:
+        with tqdm(total=int(r.headers.get('content-length', 0)) or None, unit='B', unit_scale=True,
+                  disable=not progress) as bar:
             for part in r.iter_content(2**20):
-                f.write(part); bar.update(len(part))
+                f.write(part)
+                bar.update(len(part))
                 if f.tell() > MOST_BYTES: raise ValueError(f'more than {MOST_BYTES:,} bytes were sent')
                 if time.monotonic() > late: raise ValueError(f'it takes more than {MOST_SECONDS:,} seconds')
 
@@ -1182,7 +1248,8 @@ def fetch(
     file = o['url'].rsplit('/', 1)[1]
     unpack = pooch.Unzip(extract_dir='.') if file.endswith('.zip') else None
     loads = lambda url, file, _: _download(url, file, progress)
-    try: pooch.retrieve(o['url'], o['hash'], fname=file, path=to, downloader=loads, processor=unpack)
+    try:
+        pooch.retrieve(o['url'], o['hash'], fname=file, path=to, downloader=loads, processor=unpack)
     except Exception as e:
         raise BadInput(f'{name} cannot be fetched from {o["url"]}: {str(e).splitlines()[0]}') from None
     return to/(o['folder'] or file)

@@ -11,7 +11,8 @@ import math, warnings, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from .kernels import arrays, edge_dots, looped_over, weighed_back
 
-warnings.filterwarnings('ignore', 'Sparse CSR tensor support is in beta')   # said once per process by torch, to nobody's use
+# said once per process by torch, to nobody's use
+warnings.filterwarnings('ignore', 'Sparse CSR tensor support is in beta')
 
 # %% ../nbs/02_graph.ipynb #9f9310ed
 def compress(
@@ -44,7 +45,8 @@ class _Product(torch.autograd.Function):
             return dval, dx, None
         dval = sampled(A, dy, x) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]: return dval, None, None
-        if ctx.own and not A.symmetric: return dval, bag(A.deal_start, A.deal_col, A.deal_val, dy).index_select(0, A.deal_back), None
+        if ctx.own and not A.symmetric:
+            return dval, bag(A.deal_start, A.deal_col, A.deal_val, dy).index_select(0, A.deal_back), None
         return dval, bag(A.t_start, A.t_col, val if A.symmetric else val[A.t_order], dy), None
 
 def sampled(
@@ -57,7 +59,8 @@ def sampled(
         s = torch.empty_like(A.val, dtype=y.dtype)
         edge_dots(*arrays(A.start, A.col, y, x, s))
         return s
-    at = torch.sparse_csr_tensor(A.start, A.col, torch.zeros_like(A.val, dtype=y.dtype), A.shape, check_invariants=False)
+    at = torch.sparse_csr_tensor(A.start, A.col, torch.zeros_like(A.val, dtype=y.dtype), A.shape,
+                                 check_invariants=False)
     return torch.sparse.sampled_addmm(at, y, x.T, beta=0.).values()
 
 def bag(
@@ -77,8 +80,10 @@ def deal(
     val:Tensor,   # [E]
 ): # -> start, col, val of the rows in a fixed random order, [R] where each row is then
     "Compressed rows, shuffled."
-    order = torch.randperm(len(start)-1, generator=torch.Generator().manual_seed(0)).to(col.device); n = start.diff()[order]
-    new = F.pad(n.cumsum(0), (1, 0)); edge = torch.arange(len(col), device=col.device)+(start[:-1][order]-new[:-1]).repeat_interleave(n)
+    order = torch.randperm(len(start)-1, generator=torch.Generator().manual_seed(0)).to(col.device)
+    n = start.diff()[order]
+    new = F.pad(n.cumsum(0), (1, 0))
+    edge = torch.arange(len(col), device=col.device)+(start[:-1][order]-new[:-1]).repeat_interleave(n)
     return new,col[edge],val[edge],order.argsort()
 
 # %% ../nbs/02_graph.ipynb #3432d1d3
@@ -94,17 +99,22 @@ class Sparse(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         start,c,order = compress(row, col, self.shape)
-        keep = dict(start=start, col=c, val=val[order].contiguous(), row=row[order], t_start=start, t_col=c, t_order=None)
+        keep = dict(start=start, col=c, val=val[order].contiguous(), row=row[order], t_start=start, t_col=c,
+                    t_order=None)
         if not symmetric:
             t_start,t_col,t_order = compress(keep['col'], keep['row'], self.shape[::-1])
             keep.update(t_start=t_start, t_col=t_col, t_order=t_order)
-            keep |= dict(zip(('deal_start','deal_col','deal_val','deal_back'), deal(t_start, t_col, keep['val'][t_order])))
-        for k in set(keep) & {'start','col','t_start','t_col','deal_start','deal_col'}: keep[k] = keep[k].int()
-        for k,x in keep.items(): self.register_buffer(k, x, persistent=False)
+            keep |= dict(zip(('deal_start','deal_col','deal_val','deal_back'),
+                             deal(t_start, t_col, keep['val'][t_order])))
+        for k in set(keep) & {'start','col','t_start','t_col','deal_start','deal_col'}:
+            keep[k] = keep[k].int()
+        for k,x in keep.items():
+            self.register_buffer(k, x, persistent=False)
         self.symmetric = symmetric
 
     def __matmul__(self, x): return _Product.apply(self.val, x, self)   # [C,d] -> [R,d]
-    def extra_repr(self): return f'{self.shape[0]} x {self.shape[1]}, {len(self.val)} entries, symmetric={self.symmetric}'
+    def extra_repr(self):
+        return f'{self.shape[0]} x {self.shape[1]}, {len(self.val)} entries, symmetric={self.symmetric}'
     def dense(self): # -> [R,C], for tests and small graphs
         return torch.zeros(self.shape, dtype=self.val.dtype).index_put_((self.row, self.col), self.val, accumulate=True)
 
@@ -115,14 +125,16 @@ def weigh(
     x:Tensor,  # [C,d]
 )->Tensor:     # [R,d]
     "$(A\\odot w)X$ on the pattern of A with the given weights in place of its values; gradients reach w and x."
-    if A.symmetric: A = directed(A)
+    if A.symmetric:
+        A = directed(A)
     return _Product.apply(w, x, A)
 
 def directed(
     A:Sparse, # symmetric pattern
 )->Sparse:    # the same edges in the same order, with a transposed order of their own
     "The edges of a symmetric matrix, ready for weights that are not symmetric (made once, kept with A)."
-    if getattr(A, '_directed', None) is None: A.__dict__['_directed'] = Sparse(A.row, A.col, A.val, A.shape)
+    if getattr(A, '_directed', None) is None:
+        A.__dict__['_directed'] = Sparse(A.row, A.col, A.val, A.shape)
     return A._directed
 
 # %% ../nbs/02_graph.ipynb #c4c66698
@@ -152,7 +164,9 @@ def looped(
     "A with one loop of weight 1 at every node."
     if getattr(A, '_looped', None) is None:
         n = torch.arange(A.shape[0], device=A.row.device)
-        A.__dict__['_looped'] = Sparse(torch.cat([A.row, n]), torch.cat([A.col, n]), torch.cat([A.val, torch.ones_like(A.val[:1]).expand(len(n))]), A.shape, A.symmetric)
+        A.__dict__['_looped'] = Sparse(torch.cat([A.row, n]), torch.cat([A.col, n]),
+                                       torch.cat([A.val, torch.ones_like(A.val[:1]).expand(len(n))]), A.shape,
+                                       A.symmetric)
     return A._looped
 
 def powers(
@@ -163,7 +177,8 @@ def powers(
     "$\\sum_{l=0}^{L}A^lX$ by Horner's rule, without gradient."
     if L==0: return x.clone()
     y = bag(*(getattr(looped(A), k) for k in ('start','col','val')), x)
-    for _ in range(L-1): y = bag(A.start, A.col, A.val, y).add_(x)
+    for _ in range(L-1):
+        y = bag(A.start, A.col, A.val, y).add_(x)
     return y
 
 class _Propagate(torch.autograd.Function):
@@ -234,7 +249,8 @@ def knn_graph(
     j,s = knn(x, k)
     n = len(x)
     row,col,val = torch.arange(n).repeat_interleave(j.shape[1]), j.flatten(), s.flatten().clamp(min=0)
-    if symmetric: row,col,val = symmetrised(row, col, val, n)
+    if symmetric:
+        row,col,val = symmetrised(row, col, val, n)
     d = torch.zeros(n).index_add_(0, row, val).clamp(min=1e-12).rsqrt()
     return Sparse(row, col, d[row]*val*d[col], (n,n), symmetric=symmetric)
 

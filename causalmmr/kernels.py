@@ -26,8 +26,10 @@ def _numba(): # numba, which now knows what `fetch_ahead` is
     def prefetch(_, x, i):
         def generate(context, builder, sig, args):
             byte,word = ir.IntType(8).as_pointer(),ir.IntType(32)
-            at = builder.bitcast(builder.gep(context.make_array(sig.args[0])(context, builder, args[0]).data, [args[1]]), byte)
-            f = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), 'llvm.prefetch.p0')
+            at = builder.bitcast(
+                builder.gep(context.make_array(sig.args[0])(context, builder, args[0]).data, [args[1]]), byte)
+            f = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), 'llvm.prefetch.p0')
             builder.call(f, [at, word(0), word(3), word(1)])                # to read, kept near, data
             return context.get_dummy_value()
         return numba.types.void(x, numba.types.intp), generate
@@ -47,8 +49,10 @@ def compiled(f): # a loop over arrays -> the same, as fast as the machine can
     @cache
     def fast():
         how = dict(fastmath={'reassoc','contract','nsz'}, nogil=True, error_model='numpy')
-        try: return _numba().njit(f, cache=True, **how)
-        except RuntimeError: return _numba().njit(f, **how)        # no folder in which the result could be kept
+        try:
+            return _numba().njit(f, cache=True, **how)
+        except RuntimeError:
+            return _numba().njit(f, **how)        # no folder in which the result could be kept
     @wraps(f)
     def call(*x): return (fast() if installed() else f)(*x)
     return call
@@ -81,7 +85,8 @@ def edge_relu(
     for a in range(N):
         for e in range(start[a], start[a+1]):
             soon,b,t = (2*col[min(e+AHEAD, last)]+1)*h,col[e],zero
-            for k in range(0, h, LINE): fetch_ahead(flat, soon+k)
+            for k in range(0, h, LINE):
+                fetch_ahead(flat, soon+k)
             for k in range(h):
                 x = pq[a,0,k]+pq[b,1,k]
                 t += w[k]*(x if x>zero else zero)
@@ -128,8 +133,10 @@ def edge_dots(
     for r in range(len(start)-1):
         for e in range(start[r], start[r+1]):
             soon,c,t = col[min(e+AHEAD, last)]*d,col[e],zero
-            for k in range(0, d, LINE): fetch_ahead(flat, soon+k)
-            for k in range(d): t += y[r,k]*x[c,k]
+            for k in range(0, d, LINE):
+                fetch_ahead(flat, soon+k)
+            for k in range(d):
+                t += y[r,k]*x[c,k]
             s[e] = t
 
 @compiled
@@ -172,17 +179,21 @@ def attend_tokens(
             top = y[r,i,0]*0-np.inf
             for j in range(K):
                 s = zero
-                for k in range(d): s += y[r,i,k]*z[r,j,k]
+                for k in range(d):
+                    s += y[r,i,k]*z[r,j,k]
                 a[r,i,j],top = s,max(top, s)
             s = zero
             for j in range(K):
                 a[r,i,j] = np.exp(a[r,i,j]-top)
                 s += a[r,i,j]
-            for j in range(K): a[r,i,j] /= s
+            for j in range(K):
+                a[r,i,j] /= s
         for j in range(K):
             w = zero
-            for i in range(K): w += a[r,i,j]/K
-            for k in range(d): c[r,k] += w*z[r,j,k]
+            for i in range(K):
+                w += a[r,i,j]/K
+            for k in range(d):
+                c[r,k] += w*z[r,j,k]
 
 @compiled
 def attend_tokens_back(
@@ -200,14 +211,16 @@ def attend_tokens_back(
     for r in range(n):
         for j in range(K):
             w = s = zero
-            for i in range(K): w += a[r,i,j]/K
+            for i in range(K):
+                w += a[r,i,j]/K
             for k in range(d):
                 s += dc[r,k]*z[r,j,k]
                 dz[r,j,k] += w*dc[r,k]
             g[j] = s/K
         for i in range(K):
             mean = zero
-            for j in range(K): mean += a[r,i,j]*g[j]
+            for j in range(K):
+                mean += a[r,i,j]*g[j]
             for j in range(K):
                 ds = a[r,i,j]*(g[j]-mean)
                 for k in range(d):

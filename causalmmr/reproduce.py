@@ -34,17 +34,22 @@ def frames_of(
     for path in sorted(Path(out).glob(f'{table}*.parquet')):
         rest = path.stem.removeprefix(table)
         if rest and not rest.startswith('_'): continue
-        try: t = lines_of(path)
-        except BadInput: continue             # `reproduce` has set it aside and said so
+        try:
+            t = lines_of(path)
+        except BadInput:
+            continue             # `reproduce` has set it aside and said so
         mine = t.data == data if data and 'data' in t else t.dataset == Path(dataset).name
-        if mine.any(): found[rest.removeprefix('_')] = t[mine].reset_index(drop=True)
+        if mine.any():
+            found[rest.removeprefix('_')] = t[mine].reset_index(drop=True)
     return found
 
 # %% ../nbs/76_reproduce.ipynb #97410647
 def notebook_of(path): # of an executed notebook; raises BadInput
     "Its JSON, when it has cells."
-    try: cells = json.loads(Path(path).read_text(encoding='utf8'))['cells']
-    except (OSError, ValueError, KeyError, TypeError, RecursionError): raise BadInput(f'{path} is not a readable notebook.') from None
+    try:
+        cells = json.loads(Path(path).read_text(encoding='utf8'))['cells']
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise BadInput(f'{path} is not a readable notebook.') from None
     return cells
 
 # %% ../nbs/76_reproduce.ipynb #8e5af40f
@@ -65,7 +70,8 @@ class Job:
     @property
     def key(self):
         h = hashlib.sha256(json.dumps([self.params, self.data], sort_keys=True).encode())
-        for c in nbformat.read(self.notebook, 4).cells: h.update(f'{c.cell_type}\n{c.source}\n'.encode())
+        for c in nbformat.read(self.notebook, 4).cells:
+            h.update(f'{c.cell_type}\n{c.source}\n'.encode())
         h.update(package_code())
         return h.hexdigest()[:16]
     def frames(self): # names of the files that hold its lines
@@ -75,11 +81,13 @@ class Job:
             told = json.loads(self.stamp.read_text())
             notebook_of(self.executed)
             return told['key'] == self.key and not set(told.get('frames', [])) - set(self.frames())
-        except (OSError, ValueError, KeyError, TypeError): return False
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
 # %% ../nbs/76_reproduce.ipynb #e0afd101
 def _tag_or_none(dataset, data_dir, named): # '' for one that cannot be loaded and was not named
-    try: return data_tag(dataset, data_dir)
+    try:
+        return data_tag(dataset, data_dir)
     except BadInput:
         if named: raise
         return ''
@@ -99,25 +107,30 @@ def plan(
         if n not in known: raise BadInput(f"There is no table '{n}'; there are {', '.join(known) or 'none'}.")
     given = {k: v for k,v in params.items() if v is not None}
     takers = [parameters(known[n]) for n in names or known]
-    if lost := [k for k in given if k not in (*COMMON, 'fresh', 'commit') and not any(k in t for t in takers)]: raise BadInput(f"No table here takes the parameter '{lost[0]}'.")
+    if lost := [k for k in given if k not in (*COMMON, 'fresh', 'commit') and not any(k in t for t in takers)]:
+        raise BadInput(f"No table here takes the parameter '{lost[0]}'.")
     if given.get('seeds', 1) < 1: raise BadInput(f"seeds must be at least 1, not {given['seeds']}.")
     jobs,tag = [],cache(lambda d: _tag_or_none(d, params.get('data_dir'), named=bool(datasets)))
     for n in names or known:
         takes = parameters(known[n])
-        if given.get('models') and 'choices' in takes: rows_wanted(given['models'], takes['choices'])
+        if given.get('models') and 'choices' in takes:
+            rows_wanted(given['models'], takes['choices'])
         fixed = dict(scale=scale, out_dir=str(Path(out_dir).resolve())) | {k: v for k,v in given.items() if k in takes}
-        if fixed.get('models') and 'choices' not in takes: fixed['models'] = fixed['models'].replace(';', ',')     # classes: no name has a comma
+        if fixed.get('models') and 'choices' not in takes:
+            fixed['models'] = fixed['models'].replace(';', ',')     # classes: no name has a comma
         for d in datasets or takes.get('datasets', {}).get(scale, [takes['dataset']]):
             jobs.append(Job(n, known[n], fixed | dict(dataset=d), Path(out_dir).resolve(), tag(d)))
     return jobs
 
 # %% ../nbs/76_reproduce.ipynb #dcd4708a
 def row_of(job, status, error=''): # what is told of a job: one flat row
-    return dict(job=job.name, table=job.table, dataset=job.params['dataset'], data=job.data, status=status, seconds=0., error=error,
+    return dict(job=job.name, table=job.table, dataset=job.params['dataset'], data=job.data, status=status,
+                seconds=0., error=error,
                 notebook=str(job.executed))
 
 # %% ../nbs/76_reproduce.ipynb #05ff1228
-KERNEL = ['--IPKernelApp.log_level=50', '--IPKernelApp.ignore_cwd=True']     # its warnings about its own transport are not about us
+# its warnings about its own transport are not about us
+KERNEL = ['--IPKernelApp.log_level=50', '--IPKernelApp.ignore_cwd=True']
 LIVING = set()   # the process numbers of kernels
 
 @cache
@@ -134,8 +147,10 @@ def watched_kernels(): # -> jupyter's class of kernel managers, and every kernel
 
 def end_kernels(): # at once
     for pid in list(LIVING):
-        try: os.kill(pid, getattr(signal, 'SIGKILL', signal.SIGTERM))
-        except OSError: LIVING.discard(pid)
+        try:
+            os.kill(pid, getattr(signal, 'SIGKILL', signal.SIGTERM))
+        except OSError:
+            LIVING.discard(pid)
 
 # %% ../nbs/76_reproduce.ipynb #4c23b229
 def written(path, text)->Path: # path, which holds the text from one moment to the next
@@ -143,7 +158,8 @@ def written(path, text)->Path: # path, which holds the text from one moment to t
     try:
         tmp.write_text(text, encoding='utf8')
         return put_in_place(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        tmp.unlink(missing_ok=True)
 
 # %% ../nbs/76_reproduce.ipynb #54a76bb7
 def execute(
@@ -154,17 +170,21 @@ def execute(
     import papermill                      # slow to import, and needed here only
     row = row_of(job, 'kept')
     if job.done(): return row
-    job.executed.parent.mkdir(parents=True, exist_ok=True); job.stamp.unlink(missing_ok=True)
+    job.executed.parent.mkdir(parents=True, exist_ok=True)
+    job.stamp.unlink(missing_ok=True)
     began,key = time.monotonic(),job.key
-    if threads: os.environ.update(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY='PASSIVE')
+    if threads:
+        os.environ.update(OMP_NUM_THREADS=str(threads), OMP_WAIT_POLICY='PASSIVE')
     logging.getLogger('papermill').setLevel(logging.ERROR)   # it warns of every parameter that stands in COMMON alone
     try:
-        papermill.execute_notebook(job.notebook, job.executed, job.params, kernel_name='python3', language='python', progress_bar=False,
+        papermill.execute_notebook(job.notebook, job.executed, job.params, kernel_name='python3',
+                                   language='python', progress_bar=False,
                                    kernel_manager_class=watched_kernels(), extra_arguments=KERNEL)
         written(job.stamp, json.dumps(dict(key=key, params=job.params, frames=job.frames())))
         row['status'] = 'done'
     except Exception as e:                # whatever a notebook raises is that job's failure, not ours
-        row |= dict(status='failed', error=f"{getattr(e, 'ename', type(e).__name__)}: {getattr(e, 'evalue', e)}".split('\n')[0])
+        row |= dict(status='failed',
+                    error=f"{getattr(e, 'ename', type(e).__name__)}: {getattr(e, 'evalue', e)}".split('\n')[0])
     return row | dict(seconds=round(time.monotonic()-began, 1))
 
 # %% ../nbs/76_reproduce.ipynb #d03e3e53
@@ -184,7 +204,8 @@ def snakefile(
     threads=1,  # per job
 )->str:         # the text of a Snakefile
     "The jobs as Snakemake rules."
-    rules = [_RULE.format(rule=''.join(c if c.isalnum() else '_' for c in j.name), notebook=str(j.notebook), yaml=str(j.stamp.with_suffix('.yaml')),
+    rules = [_RULE.format(rule=''.join(c if c.isalnum() else '_' for c in j.name), notebook=str(j.notebook),
+                          yaml=str(j.stamp.with_suffix('.yaml')),
                          stamp=str(j.stamp), executed=str(j.executed), key=j.key, threads=threads, python=sys.executable) for j in jobs]
     return f'rule all:\n    input: {[str(j.stamp) for j in jobs]!r}\n' + ''.join(rules)
 
@@ -192,17 +213,21 @@ def snakefile(
 def _program(): # how to call Snakemake: it may live in an environment of its own
     if exe := shutil.which('snakemake'): return [exe]
     if importlib.util.find_spec('snakemake'): return [sys.executable, '-m', 'snakemake']
-    raise BadInput("Snakemake is not installed: pip install 'causalmmr[cluster]', or put an installed snakemake on the PATH.")
+    raise BadInput("Snakemake is not installed: pip install 'causalmmr[cluster]', "
+                   "or put an installed snakemake on the PATH.")
 
 # %% ../nbs/76_reproduce.ipynb #1cba2466
 def interrupted(call, seconds=10)->bool: # words of a command
     "Run a program to its end; an interrupt is passed on, and after some seconds enforced."
     with subprocess.Popen(call, stdout=2) as p:
-        try: p.wait()
+        try:
+            p.wait()
         except KeyboardInterrupt:
             p.send_signal(signal.SIGINT)
-            try: p.wait(seconds)
-            except subprocess.TimeoutExpired: p.kill()
+            try:
+                p.wait(seconds)
+            except subprocess.TimeoutExpired:
+                p.kill()
             return True
     return False
 
@@ -213,7 +238,8 @@ def snake(jobs, workers): # Jobs, how many at once -> rows as of `execute`
     before = {j.name for j in jobs if j.done()}
     for j in jobs:
         text,path = json.dumps(j.params), j.stamp.with_suffix('.yaml')     # JSON is YAML
-        if not path.is_file() or path.read_text() != text: path.write_text(text)
+        if not path.is_file() or path.read_text() != text:
+            path.write_text(text)
     (out/'Snakefile').write_text(snakefile(jobs))
     call = [*program, '-s', out/'Snakefile', '-d', out, '--cores', str(workers), '--keep-going', '--rerun-incomplete']
     subprocess.run([*call, '--unlock', '-q'], stdout=2, stderr=subprocess.DEVNULL)
@@ -248,7 +274,8 @@ def summary(
 def absent(tidy)->list: # lines, those of missing rows with seed -1 -> sentences
     "The rows that could not be run, and why."
     missing = tidy[tidy.seed < 0] if {'seed', 'source'} <= set(tidy) else pd.DataFrame(dict(source=[], model=[]))
-    return [f"No row for {', '.join(dict.fromkeys(rows.model))}: {why}." for why,rows in missing.groupby('source', sort=False)]
+    return [f"No row for {', '.join(dict.fromkeys(rows.model))}: {why}."
+            for why,rows in missing.groupby('source', sort=False)]
 
 # %% ../nbs/76_reproduce.ipynb #5aaedd28
 def number(v): return f'{v:.0f}' if abs(v) >= 1000 or v == round(v) and abs(v) >= 2 else f'{v:.4f}'
@@ -291,7 +318,8 @@ def results(
 def base_of(t)->str: # tests of one metric -> a row
     "The row that the others are held against."
     same = t['diff'] == 0
-    if 'lo_runs' in t and (same & t.lo_runs.isna()).any(): same &= t.lo_runs.isna()
+    if 'lo_runs' in t and (same & t.lo_runs.isna()).any():
+        same &= t.lo_runs.isna()
     return t.model[same].iloc[0]
 
 # %% ../nbs/76_reproduce.ipynb #a328f8f5
@@ -307,8 +335,10 @@ def at_a_glance(t)->pd.DataFrame: # tests of one question and metric -> text
     words = ['' if m == base else w for m,w in zip(t.model, verdict(t, base))]
     found = pd.DataFrame({'model': t.model, 'ours': [f'{m:.4f} ± {e:.4f}' for m,e in zip(t['mean'], t.two_se)],
                           'seeds': t.seeds.astype(int), f'against {base}': words})
-    if 'paper' in t and t.paper.notna().any(): found['published'] = ['' if pd.isna(x) else f'{x:.4f}' for x in t.paper]
-    if 'minutes' in t and t.minutes.notna().any(): found['minutes'] = [f'{x:.1f}' for x in t.minutes]
+    if 'paper' in t and t.paper.notna().any():
+        found['published'] = ['' if pd.isna(x) else f'{x:.4f}' for x in t.paper]
+    if 'minutes' in t and t.minutes.notna().any():
+        found['minutes'] = [f'{x:.1f}' for x in t.minutes]
     return found
 
 # %% ../nbs/76_reproduce.ipynb #1f5d4edc
@@ -317,7 +347,9 @@ def across(t)->list: # tests of one metric on several test sets -> frames of tex
     words = [w if w in ('better', 'worse') else '' for _,x in questions(t, 'test') for w in verdict(x, base_of(x))]
     t = pd.concat([x for _,x in questions(t, 'test')], ignore_index=True)
     text = [f'{m:.4f} ± {e:.4f} {w}'.rstrip() for m,e,w in zip(t['mean'], t.two_se, words)]
-    return in_blocks(t.assign(text=text).pivot_table(index='test', columns='model', values='text', aggfunc='first', sort=False), 4)
+    return in_blocks(
+        t.assign(text=text).pivot_table(index='test', columns='model', values='text', aggfunc='first', sort=False),
+        4)
 
 # %% ../nbs/76_reproduce.ipynb #736c8672
 def besides(frames)->list: # of `frames_of` -> texts and DataFrames of text
@@ -336,7 +368,8 @@ def for_terminal(frames:dict)->list: # of `frames_of` -> texts and DataFrames of
     t = frames.get('tests', pd.DataFrame())
     many = 'test' in t and t.test.nunique() > 2
     asked = questions(t, 'question', 'metric') if many else questions(t) if len(t) else []
-    told = [part for what,x in asked for part in ((f'{what} against {base_of(x)}', *across(x)) if many else (what, at_a_glance(x)))]
+    told = [part for what,x in asked
+            for part in ((f'{what} against {base_of(x)}', *across(x)) if many else (what, at_a_glance(x)))]
     return told + besides(frames)
 
 # %% ../nbs/76_reproduce.ipynb #30fa5193
@@ -345,9 +378,11 @@ STYLE = ('<style>body{font:16px sans-serif;max-width:70em;margin:2em auto;paddin
          'td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ccc}'
          'pre{overflow:auto;background:#f6f6f6;padding:.5em}img,svg{max-width:100%}.failed{color:#b00}</style>')
 
-CLOSED = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">"""   # runs nothing, fetches nothing
+# runs nothing, fetches nothing
+CLOSED = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">"""
 
-def head_of(title): return f"<!doctype html><html lang='en'><meta charset='utf8'>{CLOSED}<title>{html.escape(title)}</title>{STYLE}"
+def head_of(title):
+    return f"<!doctype html><html lang='en'><meta charset='utf8'>{CLOSED}<title>{html.escape(title)}</title>{STYLE}"
 
 # %% ../nbs/76_reproduce.ipynb #6a5eaded
 def as_html(notebook): # path of an executed notebook -> path of its HTML page beside it, which fetches nothing
@@ -393,7 +428,8 @@ def tested_part(f, own): # a Found with tests; does the page draw a forest of it
         parts += [f'<h3>{html.escape(what)}</h3>', in_html(with_published(for_people(t, base_of(t)), t))]
         each = questions(t, 'test') if 'test' in t else [('', t)]
         parts += [in_html(', '.join(filter(None, [test, in_words(x, base_of(x))]))) for test,x in each]
-        if not own: parts.append(drawn(each[0][1], ', '.join(filter(None, [what, each[0][0]]))))
+        if not own:
+            parts.append(drawn(each[0][1], ', '.join(filter(None, [what, each[0][0]]))))
     return '\n'.join([*parts, in_html(cost_of(f['tests']))])
 
 # %% ../nbs/76_reproduce.ipynb #528ab226
@@ -401,14 +437,17 @@ TOLD = ('scale', 'dataset', 'seeds', 'models', 'device')     # of a job's parame
 
 # %% ../nbs/76_reproduce.ipynb #76c274fa
 def section(job, row): # one job's part of the report
-    link = f" · <a href='notebooks/{html.escape(as_html(job.executed).name, True)}'>executed notebook</a>" if usable(job.executed, notebook_of) else ''
+    link = (f" · <a href='notebooks/{html.escape(as_html(job.executed).name, True)}'>executed notebook</a>"
+            if usable(job.executed, notebook_of) else '')
     frames = frames_of(job.out, job.table, job.params['dataset'], job.data)
     f = Found(job.params['dataset'], frames, command(job.table, **{k: job.params.get(k) for k in TOLD}))
-    status = ' '.join(filter(None, [row['status'], row['error'], f"in {row['seconds']:.0f} s" if row['seconds'] else '']))
+    status = ' '.join(filter(
+        None, [row['status'], row['error'], f"in {row['seconds']:.0f} s" if row['seconds'] else '']))
     part = [f"<h2 id='{html.escape(job.name, True)}'>{html.escape(title(job.notebook) or job.table)}</h2>",
             f"<p class='{row['status']}'>{html.escape(job.name)}: {html.escape(status)}{link}</p>",
             f'<p>{html.escape(f.kind)}. <code>{html.escape(f.command)}</code></p>']
-    if 'tests' in frames: part.append(tested_part(f, own='.draw(' in job.notebook.read_text(encoding='utf8')))
+    if 'tests' in frames:
+        part.append(tested_part(f, own='.draw(' in job.notebook.read_text(encoding='utf8')))
     part += map(in_html, besides(frames))
     return '\n'.join(part + [picture(png.read_bytes(), png.stem) for png in figures_of(job)])
 
@@ -422,7 +461,9 @@ def report(
     contents = '\n'.join(map(entry, jobs, rows))
     made = f"Made on {time.strftime('%Y-%m-%d')} by causalmmr {causalmmr.__version__}, code {package_code().hex()[:12]}."
     body = '\n'.join(section(j, r) for j,r in zip(jobs, rows))
-    return written(path, f"{head_of('causalmmr: reproduction')}<h1>Reproduction</h1>\n<p>{made}</p>\n<ul>{contents}</ul>\n{body}</html>")
+    return written(
+        path,
+        f"{head_of('causalmmr: reproduction')}<h1>Reproduction</h1>\n<p>{made}</p>\n<ul>{contents}</ul>\n{body}</html>")
 
 # %% ../nbs/76_reproduce.ipynb #5446814f
 def local(
@@ -434,28 +475,36 @@ def local(
     stop = threading.Event()
     def one(job):
         row = row_of(job, 'left', 'interrupted') if stop.is_set() else execute(job, threads=1 if workers > 1 else None)
-        if stop.is_set() and row['status'] == 'failed': row |= dict(status='left', error='interrupted')
+        if stop.is_set() and row['status'] == 'failed':
+            row |= dict(status='left', error='interrupted')
         echo(f"{row['job']}: {row['status']} in {row['seconds']} s {row['error']}".rstrip())
         return row
     with ThreadPoolExecutor(workers) as pool:
         rows = [pool.submit(one, j) for j in jobs]
-        try: wait(rows)
+        try:
+            wait(rows)
         except KeyboardInterrupt:
             stop.set()
-            while wait(rows, .2).not_done: end_kernels()
+            while wait(rows, .2).not_done:
+                end_kernels()
     return [r.result() for r in rows]
 
 # %% ../nbs/76_reproduce.ipynb #4049e5ba
 def healed(jobs): # of `plan`
     "Clear and set aside what kills and disks have damaged."
     out = jobs[0].out
-    for folder in (out, out/'notebooks'): swept(folder)
+    for folder in (out, out/'notebooks'):
+        swept(folder)
     for path in sorted(out.glob('*.parquet')):
-        with locked(path): usable(path, lines_of)
-    for j in jobs: j.stamp.is_file() and usable(j.executed, notebook_of)
+        with locked(path):
+            usable(path, lines_of)
+    for j in jobs:
+        j.stamp.is_file() and usable(j.executed, notebook_of)
 
 # %% ../nbs/76_reproduce.ipynb #e3f2b1c1
-def note(s): print(''.join(c if c.isprintable() else ' ' for c in str(s)), file=sys.stderr, flush=True)   # messages are not results: stdout stays clean
+def note(s):
+    # messages are not results: stdout stays clean
+    print(''.join(c if c.isprintable() else ' ' for c in str(s)), file=sys.stderr, flush=True)
 
 def reproduce(
     names=None,       # tables; by default all
@@ -468,15 +517,18 @@ def reproduce(
     **params,         # seeds, data_dir, device, models, datasets
 )->tuple:             # rows (one dict per job), path of the report
     "Run the tables as papermill jobs; one that fails does not stop the others."
-    if engine not in ('local', 'snakemake'): raise BadInput(f"There is no engine '{engine}'; there are local and snakemake.")
+    if engine not in ('local', 'snakemake'):
+        raise BadInput(f"There is no engine '{engine}'; there are local and snakemake.")
     if workers < 1: raise BadInput(f'workers must be at least 1, not {workers}.')
     jobs = plan(names, scale, out_dir, **params, fresh=True if fresh else None)
     if not jobs: raise BadInput(f'There are no table notebooks in {tables_dir()}.')
-    if engine == 'snakemake': _program()
+    if engine == 'snakemake':
+        _program()
     (jobs[0].out/'notebooks').mkdir(parents=True, exist_ok=True)
     healed(jobs)
     for j in jobs:
-        if fresh: j.stamp.unlink(missing_ok=True)
+        if fresh:
+            j.stamp.unlink(missing_ok=True)
         echo(f'{j.name}: ' + ', '.join(f'{k}={v}' for k,v in j.params.items()))
     rows = local(jobs, workers, echo) if engine == 'local' else snake(jobs, workers)
     return rows, report(jobs, rows)

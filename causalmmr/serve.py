@@ -27,8 +27,11 @@ def whom(
     if user: return torch.tensor([ids.user(u) for u in ([user] if isinstance(user, str) else user)])
     if not users_file: return torch.arange(len(ids.users))
     t = table(users_file)
-    c = next((c for c in t if re.sub(r'[\W_]', '', str(c).lower()) in ('user','userid','id','customer','kunde')), t.columns[0])
-    names = ([c] if str(c) in set(ids.users) else []) + list(t[c])              # without a header the first line is a name
+    c = next(
+        (c for c in t if re.sub(r'[\W_]', '', str(c).lower()) in ('user','userid','id','customer','kunde')),
+        t.columns[0])
+    # without a header the first line is a name
+    names = ([c] if str(c) in set(ids.users) else []) + list(t[c])
     return torch.tensor([ids.user(u) for u in dict.fromkeys(names)])
 
 # %% ../nbs/69_serve.ipynb #14bd35ba
@@ -37,11 +40,14 @@ _FILTER = re.compile(r'(.+?)(<=|>=|!=|<|>|=)(.*)')
 def _held(x, sign, value): # a column, a comparison -> [I] bool
     if sign in ('=','!='):
         same = x.map(str) == value
-        if pd.api.types.is_numeric_dtype(x) and re.fullmatch(r'-?\d+(\.\d+)?', value): same = x == float(value)
+        if pd.api.types.is_numeric_dtype(x) and re.fullmatch(r'-?\d+(\.\d+)?', value):
+            same = x == float(value)
         return (same if sign == '=' else ~same) & x.notna()
     x = pd.to_numeric(x, errors='coerce')
-    try: v = float(value)
-    except ValueError: raise BadInput(f"The filter {x.name}{sign}{value} compares with '{value}', which is no number.") from None
+    try:
+        v = float(value)
+    except ValueError:
+        raise BadInput(f"The filter {x.name}{sign}{value} compares with '{value}', which is no number.") from None
     if x.isna().all(): raise BadInput(f'The filter {x.name}{sign}{value} needs numbers, and {x.name} has none.')
     return {'<': x < v, '>': x > v, '<=': x <= v, '>=': x >= v}[sign]
 
@@ -56,7 +62,9 @@ def allowed(
         m = _FILTER.fullmatch(text)
         if not m: raise BadInput(f"--only takes column=value, column<number and the like, not '{text}'.")
         c,sign,value = (s.strip() for s in m.groups())
-        if data.items is None or c not in data.items: raise BadInput(f"{data.name} has no item attribute '{c}'; it has {', '.join(map(str, [] if data.items is None else data.items)) or 'none'}.")
+        if data.items is None or c not in data.items:
+            raise BadInput(f"{data.name} has no item attribute '{c}'; it has "
+                           f"{', '.join(map(str, [] if data.items is None else data.items)) or 'none'}.")
         ok &= _held(data.items[c], sign, value).to_numpy()
     if not ok.any(): raise BadInput(f"No item of {data.name} passes {' and '.join(filters)}.")
     return torch.from_numpy(ok)
@@ -82,7 +90,8 @@ def value_of(
     last = len(a.names)-1-(a.names[-1] == 'unknown')
     if a.edges and want in ('low','high'): return 0 if want == 'low' else last
     if want in a.names: return a.names.index(want)
-    raise BadInput(f"The attribute '{attribute}' has no value '{want}'; it has {', '.join([*['low','high']*bool(a.edges), *a.names][:12])}{' …' if len(a.names) > 10 else ''}.")
+    raise BadInput(f"The attribute '{attribute}' has no value '{want}'; it has "
+                   f"{', '.join([*['low','high']*bool(a.edges), *a.names][:12])}{' …' if len(a.names) > 10 else ''}.")
 
 # %% ../nbs/69_serve.ipynb #49034e01
 class Liking(Recommender):
@@ -102,7 +111,8 @@ class Liking(Recommender):
     def scores(self, u):
         x,g = self.model.final()
         x = x[u].clone()
-        for k,v in self.to.items(): x[:,k] = v
+        for k,v in self.to.items():
+            x[:,k] = v
         return softplus_sum(x, g, self.w.to(u.device))
 
 # %% ../nbs/69_serve.ipynb #7907772a
@@ -130,9 +140,12 @@ def steered(
     "The model as its user wants it."
     like,weigh = pairs_of(like, '--like'), pairs_of(weigh, '--weigh')
     if not (like or weigh): return model
-    if not isinstance(model, ADDRL): raise BadInput(f'{type(model).__name__} has no chunks that could be steered with --like or --weigh: ADDRL has.')
-    try: weights = {k: float(v) for k,v in weigh.items()}
-    except ValueError: raise BadInput(f"--weigh takes numbers, not {', '.join(weigh.values())}.") from None
+    if not isinstance(model, ADDRL):
+        raise BadInput(f'{type(model).__name__} has no chunks that could be steered with --like or --weigh: ADDRL has.')
+    try:
+        weights = {k: float(v) for k,v in weigh.items()}
+    except ValueError:
+        raise BadInput(f"--weigh takes numbers, not {', '.join(weigh.values())}.") from None
     return Liking(model, like, weights)
 
 # %% ../nbs/69_serve.ipynb #eb34d63f
@@ -142,7 +155,8 @@ def _because_chunks(model, users, top): # -> [n][k] texts
     out = []
     for n in range(len(users)):
         lift = F.softplus((x[users[n]]*g[top[n].clamp(min=0)]).sum(-1)) - mean[n]
-        say = lambda i,l: ', '.join(f'{_worded(model, k, i)} {l[k]:+.2f}' for k in l.argsort(descending=True)[:2].tolist())
+        say = lambda i,l: ', '.join(f'{_worded(model, k, i)} {l[k]:+.2f}'
+                                    for k in l.argsort(descending=True)[:2].tolist())
         out.append([say(int(i), l) if i >= 0 else '' for i,l in zip(top[n], lift)])
     return out
 
@@ -172,7 +186,9 @@ def reasons(
     users, top, # [n], [n,k]
 ):              # [n][k] texts
     "Why these items."
-    if top.numel() > MOST_REASONS: raise BadInput(f'{top.numel()} reasons are more than anybody reads: ask for at most {MOST_REASONS} with --user or -k.')
+    if top.numel() > MOST_REASONS:
+        raise BadInput(f'{top.numel()} reasons are more than anybody reads: ask for '
+                       f'at most {MOST_REASONS} with --user or -k.')
     if isinstance(model, ADDRL): return _because_chunks(model.eval(), users, top)
     if isinstance(model, CaMRec) and not model.theory: return _because_clicks(model.eval(), data, ids, users, top)
     raise BadInput(f'{type(model).__name__} cannot say why: ADDRL can, and CaMRec without theory=True.')
@@ -190,13 +206,16 @@ def lists(
 )->pd.DataFrame:      # user, rank, item, score, and title and why where there are any
     "The best items of each user, best first."
     if seen not in SEEN: raise BadInput(f"There is no '{seen}' to leave out; there are {', '.join(SEEN)}.")
-    top,score = rank(model if ok is None or bool(ok.all()) else Only(model, ok), users, min(k, data.n_items), tuple(getattr(data, s) for s in SEEN[seen]), users_at_once(data.n_items))
+    top,score = rank(model if ok is None or bool(ok.all()) else Only(model, ok), users, min(k, data.n_items),
+                     tuple(getattr(data, s) for s in SEEN[seen]), users_at_once(data.n_items))
     there = top >= 0
     n,place = there.nonzero().T
     i = top[there].numpy()
     called = (lambda x, index: index[x].to_numpy()) if ids.own else (lambda x, index: np.asarray(x))
-    t = pd.DataFrame(dict(user=called(users[n].numpy(), ids.users), rank=place.numpy()+1, item=called(i, ids.items), score=score[there].numpy().astype(float)))
-    if data.items is not None and 'title' in data.items: t['title'] = data.items.title.iloc[i].to_numpy()
+    t = pd.DataFrame(dict(user=called(users[n].numpy(), ids.users), rank=place.numpy()+1,
+                          item=called(i, ids.items), score=score[there].numpy().astype(float)))
+    if data.items is not None and 'title' in data.items:
+        t['title'] = data.items.title.iloc[i].to_numpy()
     if why is not None:
         said = reasons(why, data, ids, users, top)
         t['why'] = [said[a][b] for a,b in zip(n.tolist(), place.tolist())]
@@ -209,15 +228,21 @@ def write_lists(
 )->Path:
     "Lists into a file, whole or not at all."
     path = Path(path)
-    if not path.name.endswith(('.csv','.csv.gz','.parquet')): raise BadInput(f"Lists are written to .csv, .csv.gz or .parquet, not to '{path.name}'.")
+    if not path.name.endswith(('.csv','.csv.gz','.parquet')):
+        raise BadInput(f"Lists are written to .csv, .csv.gz or .parquet, not to '{path.name}'.")
     if not path.parent.is_dir(): raise BadInput(f'There is no folder {path.parent} to write to')
     tmp = path.with_name(f'.tmp-{path.name}')
     text = t.select_dtypes(exclude='number').columns
     try:
-        if path.suffix == '.parquet': t.to_parquet(tmp)
-        else: t.assign(**{c: t[c].map(lambda v: f"'{v}" if isinstance(v, str) and v[:1] in '=+-@\t\r' and v else v) for c in text}).to_csv(tmp, index=False)
+        if path.suffix == '.parquet':
+            t.to_parquet(tmp)
+        else:
+            t.assign(**{
+                c: t[c].map(lambda v: f"'{v}" if isinstance(v, str) and v[:1] in '=+-@\t\r' and v else v)
+                for c in text}).to_csv(tmp, index=False)
         put_in_place(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
+    finally:
+        tmp.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/69_serve.ipynb #2b06764f
@@ -226,11 +251,14 @@ def crossed(
     names, # of user attributes, two or more
 ):         # the same with a column 'gender × age' more, and its name
     "A data set whose users have a crossed attribute."
-    if len(set(names)) < 2: raise BadInput(f"--cross takes two attributes or more, such as gender,age, not '{','.join(names)}'.")
+    if len(set(names)) < 2:
+        raise BadInput(f"--cross takes two attributes or more, such as gender,age, not '{','.join(names)}'.")
     there = [] if data.users is None else list(data.users)
     for n in names:
-        if n not in there: raise BadInput(f"Data set '{data.name}' has no user attribute '{n}'; it has {', '.join(there) or 'none'}.")
-    for n in names: group_codes(data.users[n], n)                        # lists are no groups
+        if n not in there:
+            raise BadInput(f"Data set '{data.name}' has no user attribute '{n}'; it has {', '.join(there) or 'none'}.")
+    for n in names:
+        group_codes(data.users[n], n)                        # lists are no groups
     parts = data.users[list(names)]
     miss = parts.isna().any(axis=1) | (parts.astype(object) == '').any(axis=1)
     word = lambda v: f'{v:g}' if isinstance(v, float) else str(v)

@@ -22,8 +22,10 @@ def unpacked(path): # bytes of a file, gzipped or not
     path = Path(path)
     if path.is_dir(): raise BadInput(f'{path} is a folder, where a file belongs')
     with reading(path):
-        with open(path, 'rb') as f: zipped = f.read(2) == b'\x1f\x8b'
-        with (gzip.open if zipped else open)(path, 'rb') as f: raw = f.read(MOST_BYTES+1)
+        with open(path, 'rb') as f:
+            zipped = f.read(2) == b'\x1f\x8b'
+        with (gzip.open if zipped else open)(path, 'rb') as f:
+            raw = f.read(MOST_BYTES+1)
     if len(raw) > MOST_BYTES: raise BadInput(f'{path} holds more than {MOST_BYTES>>30} GiB')
     return raw
 
@@ -39,11 +41,14 @@ def decoded(
 )->str:
     "The text of a file, or the row where its bytes are no such text."
     raw,encoding = unpacked(path), encoding or ('latin-1' if Path(path).name in GROUPLENS else 'utf-8')
-    try: text = raw.decode(encoding)
-    except LookupError: raise BadInput(f'There is no encoding {encoding!r}; usual are utf-8, latin-1, cp1252.') from None
+    try:
+        text = raw.decode(encoding)
+    except LookupError:
+        raise BadInput(f'There is no encoding {encoding!r}; usual are utf-8, latin-1, cp1252.') from None
     except UnicodeDecodeError as e:
         row,byte = raw[:e.start].count(b'\n')+1, raw[e.start]
-        raise BadInput(f'{path} row {row} is not {encoding} (byte {byte:#04x}): name its encoding, such as --encoding latin-1') from None
+        raise BadInput(f'{path} row {row} is not {encoding} (byte {byte:#04x}): name '
+                       f'its encoding, such as --encoding latin-1') from None
     return text.removeprefix('\ufeff')
 
 # %% ../nbs/06_shop.ipynb #7727d8fb
@@ -58,16 +63,21 @@ def _cells(path, encoding): # a text file -> its rows, the header among them, in
     text = decoded(path, encoding)
     if not text.strip(): raise BadInput(f'{path} is empty')
     sep,quoting = separator(text.lstrip().split('\n', 1)[0]), 0
-    if sep == '::': text,sep,quoting = text.replace('::', '\t'), '\t', 3
-    with reading(path): t = pd.read_csv(io.StringIO(text), sep=sep, header=None, dtype=str, na_filter=False, skip_blank_lines=False, quoting=quoting)
+    if sep == '::':
+        text,sep,quoting = text.replace('::', '\t'), '\t', 3
+    with reading(path):
+        t = pd.read_csv(io.StringIO(text), sep=sep, header=None, dtype=str, na_filter=False,
+                        skip_blank_lines=False, quoting=quoting)
     t = t.fillna('').apply(lambda c: c.str.strip())
     t.index += 1
     return t[(t != '').any(axis=1)]
 
 # %% ../nbs/06_shop.ipynb #23817e64
 def _of_parquet(path): # a parquet file -> a table of text
-    with reading(path): t = pd.read_parquet(path)
-    if t.map(lambda v: isinstance(v, (list,dict,np.ndarray))).any().any(): raise BadInput(f'{path} has a column of lists, where one value a row belongs')
+    with reading(path):
+        t = pd.read_parquet(path)
+    if t.map(lambda v: isinstance(v, (list,dict,np.ndarray))).any().any():
+        raise BadInput(f'{path} has a column of lists, where one value a row belongs')
     t = pd.DataFrame({str(c): t[c].map(str).where(t[c].notna(), '').str.strip() for c in t})
     t.index = range(2, len(t)+2)
     return t
@@ -79,11 +89,13 @@ def table(
 )->pd.DataFrame:   # text everywhere, '' where nothing is said; index = row
     "One of the shop's tables."
     path = Path(path)
-    if path.suffix == '.parquet': t = _of_parquet(path)
+    if path.suffix == '.parquet':
+        t = _of_parquet(path)
     else:
         t = _cells(path, encoding)
         names = GROUPLENS.get(path.name)
-        if names and t.shape[1] != len(names): raise BadInput(f'{path} has {t.shape[1]} fields a row, not {len(names)}: {"::".join(names)}')
+        if names and t.shape[1] != len(names):
+            raise BadInput(f'{path} has {t.shape[1]} fields a row, not {len(names)}: {"::".join(names)}')
         t,names = (t,names) if names else (t.iloc[1:], list(t.iloc[0]))
         t = t.set_axis(names, axis=1)
     if not t.columns.is_unique: raise BadInput(f"{path} has two columns '{t.columns[t.columns.duplicated()][0]}'")
@@ -120,7 +132,8 @@ def column(
         if same: return same[0]
         if not also: raise BadInput(f"{path} has no column '{asked[role]}' for the {role}; it has {_listed(t)}")
     found = [c for c in t if plain[c] in NAMES[role]] or [c for c in t if plain[c] in also]
-    if len(found) > 1: raise BadInput(f'{path} has {" and ".join(found)} for the {role}: say --column {role}={found[0]}, or the other')
+    if len(found) > 1:
+        raise BadInput(f'{path} has {" and ".join(found)} for the {role}: say --column {role}={found[0]}, or the other')
     if found or not needed: return found[0] if found else None
     raise BadInput(f'{path} has no column that is known as the {role}: say --column {role}=NAME; it has {_listed(t)}')
 
@@ -133,7 +146,8 @@ def numbers(
     "A column of numbers, or the row that holds none."
     v = pd.to_numeric(x.str.replace(',', '.', regex=False) if decimal == ',' else x, errors='coerce').astype(float)
     bad = (x != '') & ~np.isfinite(v)
-    hint = '; for a decimal comma say --decimal ,' if decimal == '.' and x[bad].str.fullmatch(r'-?\d+,\d+').any() else ''
+    hint = ('; for a decimal comma say --decimal ,'
+            if decimal == '.' and x[bad].str.fullmatch(r'-?\d+,\d+').any() else '')
     if bad.any(): raise BadInput(f"{path} row {bad.idxmax()}, column {x.name}: '{x[bad].iloc[0]}' is no number{hint}")
     return v
 
@@ -148,11 +162,14 @@ def times(
     if v.isna().any():
         t = pd.to_datetime(x, format=form or 'ISO8601', utc=True, errors='coerce')
         bad = t.isna()
-        if bad.any(): raise BadInput(f"{path} row {bad.idxmax()}, column {x.name}: '{x[bad].iloc[0]}' is no time{'' if form else ' as ISO 8601 writes it: say its form, such as --time-format %d.%m.%Y'}")
+        if bad.any():
+            raise BadInput(f"{path} row {bad.idxmax()}, column {x.name}: '{x[bad].iloc[0]}' is no time{'' if form else ' as ISO 8601 writes it: say its form, such as --time-format %d.%m.%Y'}")
         v = t.dt.as_unit('s').astype('int64').astype(float)
         late = v > 4102444800
-        if late.any(): raise BadInput(f"{path} row {late.idxmax()}, column {x.name}: '{x[late].iloc[0]}' lies after 2100")
-    if (v < 0).any(): raise BadInput(f"{path} row {(v < 0).idxmax()}, column {x.name}: '{x[v < 0].iloc[0]}' lies before 1970")
+        if late.any():
+            raise BadInput(f"{path} row {late.idxmax()}, column {x.name}: '{x[late].iloc[0]}' lies after 2100")
+    if (v < 0).any():
+        raise BadInput(f"{path} row {(v < 0).idxmax()}, column {x.name}: '{x[v < 0].iloc[0]}' lies before 1970")
     return v
 
 # %% ../nbs/06_shop.ipynb #b96492ef
@@ -170,7 +187,8 @@ class Reading:
 
     def read(self, kind, path): # one of the files as a table
         known = self.encoding or {}
-        if lost := set(known)-{'interactions','items','users'}: raise BadInput(f'--encoding {min(lost)}: there is no such file; there are interactions, items, users.')
+        if lost := set(known)-{'interactions','items','users'}:
+            raise BadInput(f'--encoding {min(lost)}: there is no such file; there are interactions, items, users.')
         return table(path, known.get(kind))
 
 # %% ../nbs/06_shop.ipynb #3954d78b
@@ -185,7 +203,8 @@ def clicks(
     for r in e:
         blank = e[r] == ''
         if blank.any(): raise BadInput(f'{path} row {blank.idxmax()}, column {name[r]}: the {r} is missing')
-    if name['time']: e['time'] = times(t[name['time']], path, how.time_format)
+    if name['time']:
+        e['time'] = times(t[name['time']], path, how.time_format)
     liked = _liked(t, name['rating'], path, how)
     rows,e = len(e), e[liked].sort_values([c for c in ('user','item','time') if c in e], kind='stable')
     if not len(e): raise BadInput(f'{path} has no rating of at least {how.min_rating:g}')
@@ -196,7 +215,8 @@ def clicks(
 # %% ../nbs/06_shop.ipynb #fc0a78c1
 def _liked(t, rating, path, how): # [rows] bool
     if how.min_rating is None: return pd.Series(True, t.index)
-    if rating is None: raise BadInput(f'{path} has no column of ratings to compare with {how.min_rating:g}: say --column rating=NAME')
+    if rating is None:
+        raise BadInput(f'{path} has no column of ratings to compare with {how.min_rating:g}: say --column rating=NAME')
     return numbers(t[rating], path, how.decimal) >= how.min_rating
 
 # %% ../nbs/06_shop.ipynb #c9e61ccd
@@ -211,16 +231,26 @@ def split(
 )->np.ndarray:      # [E] 0 train, 1 validation, 2 test
     "Which part of the data a pair is in."
     if how not in SPLITS: raise BadInput(f"There is no split '{how}'; there are {', '.join(SPLITS)}.")
-    if min(valid, test) <= 0 or valid+test >= 1: raise BadInput(f'Shares for validation ({valid:g}) and test ({test:g}) must be above 0 and leave something for training.')
+    if min(valid, test) <= 0 or valid+test >= 1:
+        raise BadInput(f'Shares for validation ({valid:g}) and test ({test:g}) must be '
+                       f'above 0 and leave something for training.')
     (u,_),(i,_),g = pd.factorize(e.user), pd.factorize(e.item), np.random.default_rng(seed)
-    if how == 'per-user': label = per_user_split(u, i, g)
-    elif how == 'random': label = random_split(u, i, g, valid, test)
+    if how == 'per-user':
+        label = per_user_split(u, i, g)
+    elif how == 'random':
+        label = random_split(u, i, g, valid, test)
     else:
-        if 'time' not in e: raise BadInput(f"A split by {how} needs times, and no column of the clicks is known as one: say --column time=NAME.")
-        if e.time.nunique() < 3: raise BadInput(f'A split by {how} needs at least three different times; the clicks have {e.time.nunique()}.')
+        if 'time' not in e:
+            raise BadInput(f"A split by {how} needs times, and no column of the clicks "
+                           f"is known as one: say --column time=NAME.")
+        if e.time.nunique() < 3:
+            raise BadInput(f'A split by {how} needs at least three different times; '
+                           f'the clicks have {e.time.nunique()}.')
         label = time_split(u, g.permutation(len(e)), e.time, valid, test, how == 'time-per-user')
     for k,part in enumerate(('training','validation','test')):
-        if not (label == k).any(): raise BadInput(f"The split '{how}' of {len(e)} pairs leaves nothing for {part}; choose another, or larger shares.")
+        if not (label == k).any():
+            raise BadInput(f"The split '{how}' of {len(e)} pairs leaves nothing for "
+                           f"{part}; choose another, or larger shares.")
     return label
 
 # %% ../nbs/06_shop.ipynb #87ee76e8
@@ -237,7 +267,8 @@ def entities(
     key = column(t, kind, path, how.columns or {}, also=('id',))
     t = t[~t.duplicated()]
     for bad,what in ((t[key] == '', 'is missing'), (t[key].duplicated(), 'has another row that says otherwise')):
-        if bad.any(): raise BadInput(f"{path} row {bad.idxmax()}, column {key}: the {kind} '{t[key][bad].iloc[0]}' {what}")
+        if bad.any():
+            raise BadInput(f"{path} row {bad.idxmax()}, column {key}: the {kind} '{t[key][bad].iloc[0]}' {what}")
     return t.set_index(key).rename_axis('id'), pd.Series(t.index, t[key])
 
 # %% ../nbs/06_shop.ipynb #3ad9bb6e
@@ -253,8 +284,11 @@ def matched(
     ids = pd.Index(e[kind].unique())
     if t is None: return e, ids.sort_values(), None
     t = t[~t.index.isin(list(gone))]
-    for lost,sentence in ((ids.difference(t.index), f'{path} has no row for {{n}} {kind}s of the clicks'), (t.index.difference(ids), f'{path} has {{n}} {kind}s without a click')):
-        if len(lost) and unmatched == 'refuse': raise BadInput(f"{sentence.format(n=len(lost))}, first '{lost[0]}': say --unmatched keep or --unmatched drop")
+    for lost,sentence in ((ids.difference(t.index), f'{path} has no row for {{n}} {kind}s of the clicks'),
+                          (t.index.difference(ids), f'{path} has {{n}} {kind}s without a click')):
+        if len(lost) and unmatched == 'refuse':
+            raise BadInput(f"{sentence.format(n=len(lost))}, first '{lost[0]}': say "
+                           f"--unmatched keep or --unmatched drop")
     ids = ids.intersection(t.index) if unmatched == 'drop' else ids.union(t.index)
     e,ids = e[ids.get_indexer(e[kind]) >= 0], ids.sort_values()
     if not len(e): raise BadInput(f'{path} has no {kind} in common with the clicks')
@@ -266,14 +300,20 @@ def ranges(
     cut:str,      # '5': so many equally full ranges; '30,45' or '30,': edges
 )->pd.Series:     # text such as '30 – 45', None where unknown
     "Numbers as ranges."
-    try: edges = [float(v) for v in cut.split(',') if v.strip()]
-    except ValueError: raise BadInput(f"--bins {x.name} takes a number of ranges or edges between commas, not '{cut}'.") from None
+    try:
+        edges = [float(v) for v in cut.split(',') if v.strip()]
+    except ValueError:
+        raise BadInput(f"--bins {x.name} takes a number of ranges or edges between commas, not '{cut}'.") from None
     if ',' not in cut:
-        if not cut.strip().isdigit() or not 2 <= int(cut) <= 100: raise BadInput(f"--bins {x.name} takes 2 to 100 ranges, not '{cut}'.")
+        if not cut.strip().isdigit() or not 2 <= int(cut) <= 100:
+            raise BadInput(f"--bins {x.name} takes 2 to 100 ranges, not '{cut}'.")
         edges = np.unique(x.quantile(np.arange(1, int(cut))/int(cut)).to_numpy())
-    if not len(edges) or list(edges) != sorted(set(edges)): raise BadInput(f"The edges of --bins {x.name}={cut} must grow.")
+    if not len(edges) or list(edges) != sorted(set(edges)):
+        raise BadInput(f"The edges of --bins {x.name}={cut} must grow.")
     say = [f'below {edges[0]:g}', *(f'{a:g} – {b:g}' for a,b in zip(edges, edges[1:])), f'from {edges[-1]:g}']
-    return pd.Series([None if np.isnan(v) else say[k] for v,k in zip(x, np.searchsorted(edges, x, side='right'))], x.index, dtype=object, name=x.name)
+    return pd.Series(
+        [None if np.isnan(v) else say[k] for v,k in zip(x, np.searchsorted(edges, x, side='right'))], x.index,
+        dtype=object, name=x.name)
 
 # %% ../nbs/06_shop.ipynb #6b9a8600
 MOST_VALUES = 1000   # of an attribute that is text
@@ -289,15 +329,23 @@ def attribute(
     "One column as an attribute, or why it cannot be one."
     said = x[x != '']
     if not len(said): raise BadInput(f'{path}, column {x.name}: it is empty, and no attribute')
-    try: v,number = numbers(x, path, decimal), True
+    try:
+        v,number = numbers(x, path, decimal), True
     except BadInput:
         if cut: raise
         v,number = x.astype(object).where(x != '', None), False
-    if cut: v,number = ranges(v, cut), False
+    if cut:
+        v,number = ranges(v, cut), False
     n = v.nunique()
-    if n < 2: raise BadInput(f"{path}, column {x.name}: everything is '{said.iloc[0]}', and nothing can be told apart by it")
-    if n > MOST_VALUES and (few or not number): raise BadInput(f'{path}, column {x.name}: {n} different values are too many for an attribute (at most {MOST_VALUES}); '
-                                                              + (f'cut it into ranges, such as --bins {x.name}=5' if number else 'group them, or leave the column out'))
+    if n < 2:
+        raise BadInput(f"{path}, column {x.name}: everything is '{said.iloc[0]}', and nothing can be told apart by it")
+    if n > MOST_VALUES and (few or not number):
+        raise BadInput(f'{path}, column {x.name}: {n} different values are too many '
+                       f'for an attribute (at most {MOST_VALUES}); '
+                                                              + (
+                                                                  f'cut it into ranges, such as --bins {x.name}=5'
+                                                                  if number
+                                                                  else 'group them, or leave the column out'))
     return v
 
 # %% ../nbs/06_shop.ipynb #b83d82fe
@@ -320,11 +368,14 @@ def pictures(
     root = folder.resolve()
     for k,i in enumerate(ids):
         name = _named(folder, i, None if said is None else said.iloc[k])
-        if '://' in name: raise BadInput(f"The picture of item '{i}' is an address ({name}): only files in {folder} are read")
-        with reading(folder): at = (folder/name).resolve()
+        if '://' in name:
+            raise BadInput(f"The picture of item '{i}' is an address ({name}): only files in {folder} are read")
+        with reading(folder):
+            at = (folder/name).resolve()
         if not at.is_relative_to(root): raise BadInput(f"The picture of item '{i}' lies outside {folder}: {name}")
         out.append(name if name and at.is_file() else '')
-    if not any(out): raise BadInput(f"{folder} has no picture of any item; the first would be {name or str(ids[-1])+'.jpg'}")
+    if not any(out):
+        raise BadInput(f"{folder} has no picture of any item; the first would be {name or str(ids[-1])+'.jpg'}")
     return pd.Series(out, ids, name='image')
 
 # %% ../nbs/06_shop.ipynb #b89c0b98
@@ -332,7 +383,8 @@ def sha256(path): # of a file, or of a text given as bytes -> 16 hex digits
     if isinstance(path, bytes): return hashlib.sha256(path).hexdigest()[:16]
     h = hashlib.sha256()
     with open(path, 'rb') as f:
-        while block := f.read(2**20): h.update(block)
+        while block := f.read(2**20):
+            h.update(block)
     return h.hexdigest()[:16]
 
 # %% ../nbs/06_shop.ipynb #d91a73e4
@@ -349,12 +401,14 @@ USUAL,RESERVED = ('price','brand','category'), ('phrase','attacker_test','itemID
 def _typed(t, rows, names, asked, path, how, bins, few): # table, id -> row, columns that are attributes -> the table with these typed
     for c in names:
         if c not in t: raise BadInput(f"{path} has no column '{c}'; it has {_listed(t)}")
-    for c in t.columns.intersection(RESERVED): raise BadInput(f"{path}: the name of column '{c}' has a meaning of its own here; rename it")
+    for c in t.columns.intersection(RESERVED):
+        raise BadInput(f"{path}: the name of column '{c}' has a meaning of its own here; rename it")
     out = t.copy()
     for c in names:
         column = pd.Series(t[c].to_numpy(), rows.reindex(t.index, fill_value=0), name=c)
         _announced(column, path, how.decimal)
-        try: out[c] = attribute(column, path, how.decimal, bins.get(c), few).to_numpy()
+        try:
+            out[c] = attribute(column, path, how.decimal, bins.get(c), few).to_numpy()
         except BadInput:
             if asked: raise
     return out
@@ -379,13 +433,16 @@ class Files:
 def _announced(x, path, decimal): # a column of text
     said = x[x != '']
     odd = said[said.str.contains(',', regex=False)]
-    if decimal == '.' and len(odd) and said.str.fullmatch(r'-?\d+(,\d+)?').all(): raise BadInput(f"{path} row {odd.index[0]}, column {x.name}: '{odd.iloc[0]}' is no number; for a decimal comma say --decimal ,")
+    if decimal == '.' and len(odd) and said.str.fullmatch(r'-?\d+(,\d+)?').all():
+        raise BadInput(f"{path} row {odd.index[0]}, column {x.name}: '{odd.iloc[0]}' is no "
+                       f"number; for a decimal comma say --decimal ,")
 
 # %% ../nbs/06_shop.ipynb #39cf9078
 def _checked(f): # Files -> the same, if they go together
     for what,of,there in (('--attributes','--items',f.items), ('--sensitive','--users',f.users)):
         if getattr(f, what[2:]) and not there: raise BadInput(f'{what} names columns of {of}, which is not given.')
-    spare = set(f.bins or {}) - set(f.attributes) - set(f.sensitive) - (set(USUAL) if f.items and not f.attributes else set())
+    spare = (set(f.bins or {}) - set(f.attributes) - set(f.sensitive)
+             - (set(USUAL) if f.items and not f.attributes else set()))
     if spare: raise BadInput(f"--bins {min(spare)}: no attribute and no sensitive column has this name.")
     return f
 
@@ -400,7 +457,8 @@ def gather(
     count = every.attrs | {'outside core': len(every)-len(e)}
     e,ids,tables = _together(e, f, how, every)
     inter = pd.DataFrame({f'{k}ID': ids[k].get_indexer(e[k]) for k in ('user','item')}).assign(x_label=split(e, f.split, f.seed))
-    if 'time' in e: inter['time'] = e.time.to_numpy()
+    if 'time' in e:
+        inter['time'] = e.time.to_numpy()
     return dict(inter=inter, ids=ids, count=count, **_described(f, how, tables, ids))
 
 # %% ../nbs/06_shop.ipynb #794206cb
@@ -419,7 +477,8 @@ def _described(f, how, tables, ids): # -> items, users: typed, with pictures
     items,users = None, None
     if tables['item']:
         t,rows = tables['item']
-        items = _typed(t, rows, f.attributes or [c for c in USUAL if c in t], bool(f.attributes), f.items, how, f.bins or {}, few=False)
+        items = _typed(t, rows, f.attributes or [c for c in USUAL if c in t], bool(f.attributes), f.items, how,
+                       f.bins or {}, few=False)
         for role in ('title','image'):
             name = column(t, role, f.items, how.columns or {}, needed=False)
             items = items.rename(columns={name: role}) if name else items
@@ -438,12 +497,18 @@ def _card(name, f, got): # what was read, left out and kept
     train = inter[inter.x_label == 0]
     source = lambda p: dict(file=Path(p).name, bytes=os.path.getsize(p), sha256=sha256(p))
     card = dict(name=name, users=U, items=I, pairs=len(inter), sparsity=1-len(inter)/(U*I),
-                split=dict(rule=f.split, seed=f.seed, train=int(n[0]), valid=int(n[1]), test=int(n[2])), left_out=got['count'],
+                split=dict(rule=f.split, seed=f.seed, train=int(n[0]), valid=int(n[1]), test=int(n[2])),
+                left_out=got['count'],
                 without_training=dict(users=U-train.userID.nunique(), items=I-train.itemID.nunique()),
                 sources={k: source(getattr(f, k)) for k in ('interactions','items','users') if getattr(f, k)})
-    if 'time' in inter: card['time'] = {p: [float(x) for x in inter.time[inter.x_label == k].agg(['min','max'])] for k,p in enumerate(('train','valid','test'))}
+    if 'time' in inter:
+        card['time'] = {p: [float(x) for x in inter.time[inter.x_label == k].agg(['min','max'])]
+                        for k,p in enumerate(('train','valid','test'))}
     for k in ('items','users'):
-        if got[k] is not None: card[f'{k}_columns'] = {c: dict(values=int(x.nunique()), missing=int((x.isna() | (x.astype(object) == '')).sum())) for c,x in got[k].items()}
+        if got[k] is not None:
+            card[f'{k}_columns'] = {
+                c: dict(values=int(x.nunique()), missing=int((x.isna() | (x.astype(object) == '')).sum()))
+                for c,x in got[k].items()}
     return card
 
 # %% ../nbs/06_shop.ipynb #311becb1
@@ -458,7 +523,8 @@ def import_shop(
     got,tmp = gather(f, how), folder.with_name(f'.{folder.name}.{os.getpid()}.tmp')
     name = folder.resolve().name
     card = _card(name, f, got)
-    if f.images: card['images'] = os.path.relpath(Path(f.images).resolve(), folder.resolve())
+    if f.images:
+        card['images'] = os.path.relpath(Path(f.images).resolve(), folder.resolve())
     try:
         tmp.mkdir(parents=True)
         _write(tmp, got, card)
@@ -466,8 +532,10 @@ def import_shop(
         card |= dict(fingerprint=data.fingerprint, sha256={p.name: sha256(p) for p in sorted(tmp.glob('*.parquet'))})
         write_card(tmp, card)
         put_in_place(tmp, folder)
-    except OSError as e: raise BadInput(f'{folder} cannot be written: {e.strerror or e}') from None
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    except OSError as e:
+        raise BadInput(f'{folder} cannot be written: {e.strerror or e}') from None
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
     return card
 
 # %% ../nbs/06_shop.ipynb #116726fa
@@ -481,9 +549,11 @@ def _write(tmp, got, card): # the files of the folder
     for kind,key in (('user','userID'), ('item','itemID')):
         pd.DataFrame({key: np.arange(len(got['ids'][kind])), 'id': got['ids'][kind].astype(str)}).to_parquet(tmp/f'{kind}_ids.parquet')
         t = got[f'{kind}s']
-        if t is not None: t.reset_index(drop=True).assign(**{key: np.arange(len(t))}).to_parquet(tmp/f'{kind}s.parquet')
+        if t is not None:
+            t.reset_index(drop=True).assign(**{key: np.arange(len(t))}).to_parquet(tmp/f'{kind}s.parquet')
     s,source = card['split'], card['sources']['interactions']
-    notes = [f"imported from {source['file']} (sha256 {source['sha256']})", f"drawn split: {s['rule']}, seed {s['seed']}"]
+    notes = [f"imported from {source['file']} (sha256 {source['sha256']})",
+             f"drawn split: {s['rule']}, seed {s['seed']}"]
     about = dict(name=card['name'], n_users=card['users'], n_items=card['items'], notes=notes, features={})
     (tmp/'about.json').write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding='utf8')
 
@@ -511,8 +581,11 @@ def own_ids(
     for kind,n in (('user',data.n_users), ('item',data.n_items)):
         p = Path(folder)/f'{kind}_ids.parquet' if folder is not None else None
         if p is not None and p.exists():
-            with reading(p): t = pd.read_parquet(p, columns=[f'{kind}ID','id'])
-            if list(t[f'{kind}ID']) != list(range(n)) or t.id.duplicated().any(): raise BadInput(f'{p} does not name each of {n} {kind}s once')
+            with reading(p):
+                t = pd.read_parquet(p, columns=[f'{kind}ID','id'])
+            if list(t[f'{kind}ID']) != list(range(n)) or t.id.duplicated().any():
+                raise BadInput(f'{p} does not name each of {n} {kind}s once')
             out[kind],own = pd.Index(t.id.astype(str)), True
-        else: out[kind] = pd.Index(np.arange(n).astype(str))
+        else:
+            out[kind] = pd.Index(np.arange(n).astype(str))
     return Ids(out['user'], out['item'], own)

@@ -111,7 +111,8 @@ class Chain:
 
     def vectors(self, parts='corrected'): # a name of VECTORS -> Vectors
         "What rows stand on, made once."
-        if parts not in self.made: self.made[parts] = VECTORS[parts](self)
+        if parts not in self.made:
+            self.made[parts] = VECTORS[parts](self)
         return self.made[parts]
 
     def means(self, x): # [I,d] -> [U,d]
@@ -278,7 +279,8 @@ def beside_base(f:Found)->pd.DataFrame: # by model
     out['chance'] = leaks_of(f).chance95
     theirs = f[''][f[''].metric == f'official {attributes_of(f)[0]} explicit'].groupby('model').paper_value.first()
     out[f'published {attributes_of(f)[0]}'] = theirs
-    if 'at most' in t: out[['epochs', 'at most']] = t[['epochs', 'at most']]
+    if 'at most' in t:
+        out[['epochs', 'at most']] = t[['epochs', 'at most']]
     return out.dropna(axis=1, how='all')
 
 # %% ../nbs/75_stages.ipynb #8674aa5a
@@ -402,9 +404,11 @@ def paid(f:Found, attribute)->pd.DataFrame: # by row; without what a file from b
     change = x.drop(index=BASE)-x.loc[BASE]
     t = pd.DataFrame({'pays most': change.idxmin(axis=1), 'change': change.min(axis=1)})
     users = by_group(f, attribute, 'users')
-    if len(users): t['users'] = users.iloc[0][t['pays most']].to_numpy()
+    if len(users):
+        t['users'] = users.iloc[0][t['pays most']].to_numpy()
     mean = f[''].query("metric == 'recall' and k == 20").groupby('model').value.mean()
-    if len(mean): t['everybody'] = mean-mean[BASE]
+    if len(mean):
+        t['everybody'] = mean-mean[BASE]
     t['apart before'],t['apart after'] = gap[BASE], gap
     if 'differences' not in f: return t
     d = f['differences'].query("metric == 'recall@20' and attribute == @attribute")
@@ -524,7 +528,8 @@ def features_attacked(
     x = {f'{m} original': z for m,z in sorted(original.items())}
     x |= {f'{m} {how}': split[m].filtered for m in sorted(original) for how,split in parts.items()}
     found = s.attack({name: s.means(z) for name,z in x.items()}).rename(columns=dict(view='model'))
-    left = [dict(model=name, metric='linear', value=linear_gap(s, z, original[name.split()[0]])) for name,z in x.items()]
+    left = [dict(model=name, metric='linear', value=linear_gap(s, z, original[name.split()[0]]))
+            for name,z in x.items()]
     return leak_means(found.assign(view='features')), pd.DataFrame(left)
 
 # %% ../nbs/75_stages.ipynb #0ea2955a
@@ -584,7 +589,8 @@ def rescaled(ax, f:Found): # for `Table.panels`
     x = multiples(f)
     for score,(name,color,style) in CURVES.items():
         ax.plot(x.index, x[score], style, marker='o', color=color, label=name, lw=2)
-    if 'lo' in x: ax.fill_between(x.index, x.lo, x.hi, color='C0', alpha=.12, lw=0)
+    if 'lo' in x:
+        ax.fill_between(x.index, x.lo, x.hi, color='C0', alpha=.12, lw=0)
     ax.axhline(.5, color='black', lw=.8)
     ax.annotate('nothing found: reads as perfectly fair', (1, .5), xycoords=('axes fraction', 'data'),
                 xytext=(-4, 4), textcoords='offset points', ha='right', fontsize=9)

@@ -24,8 +24,10 @@ from .data import BadInput, MMData, load, put_in_place, require_sound
 from .metrics import METRICS
 from .train import Recommender, available_device, evaluate, fit, load_tensors, rng, save_tensors
 from .causal.scm import WORLDS, world
-try: import fcntl
-except ImportError: fcntl = None   # Windows: two processes may then repeat each other's work, and the last one wins
+try:
+    import fcntl
+except ImportError:
+    fcntl = None   # Windows: two processes may then repeat each other's work, and the last one wins
 
 # %% ../nbs/70_store.ipynb #513cd564
 SWAPPED = '-swapped'   # at the end of a name: validation and test exchanged
@@ -37,9 +39,11 @@ def dataset(
     feats:dict=None,   # modality -> name of an array in the folder: features that are taken on request
 )->MMData:
     "A data set by name or path."
-    if name in WORLDS and feats: raise BadInput(f"The simulated shop '{name}' has features of its own; others cannot be asked for.")
+    if name in WORLDS and feats:
+        raise BadInput(f"The simulated shop '{name}' has features of its own; others cannot be asked for.")
     if name in WORLDS: return world(name).data
-    if str(name).endswith(SWAPPED): return swapped(dataset(str(name).removesuffix(SWAPPED), data_dir, split_seed, feats))
+    if str(name).endswith(SWAPPED):
+        return swapped(dataset(str(name).removesuffix(SWAPPED), data_dir, split_seed, feats))
     return load(name, data_dir=data_dir, split_seed=split_seed, feats=feats)
 
 # %% ../nbs/70_store.ipynb #0ec52326
@@ -66,9 +70,12 @@ COUNTS = ('d', 'n_neg', 'epochs', 'batch', 'patience', 'eval_every', 'lr')   # z
 def _typed(k, v, default): # name, value, default -> the value in its default's type
     "The value as its default's type, or one sentence on why it cannot be."
     kind = type(default)
-    if any(type(x) is int and abs(x) >= MOST for x in (v if isinstance(v, (tuple, list)) else [v])): raise BadInput(f'{k} must be below {MOST:,}.')
-    if isinstance(default, float) and type(v) is int: v = float(v)
-    if isinstance(default, tuple) and isinstance(v, list): v = tuple(v)
+    if any(type(x) is int and abs(x) >= MOST for x in (v if isinstance(v, (tuple, list)) else [v])):
+        raise BadInput(f'{k} must be below {MOST:,}.')
+    if isinstance(default, float) and type(v) is int:
+        v = float(v)
+    if isinstance(default, tuple) and isinstance(v, list):
+        v = tuple(v)
     if is_dataclass(default): return asdict(default.but(v))    # many settings in one value, such as those of a search
     if default is None or default is inspect.Parameter.empty: return v
     if type(v) is not kind: raise BadInput(f'{k} takes {_a(kind)} such as {default!r}, not {v!r}.')
@@ -79,7 +86,8 @@ def _typed(k, v, default): # name, value, default -> the value in its default's 
         if v < 0 <= default: raise BadInput(f'{k} must not be negative, not {v!r}.')
     return v
 
-def _a(kind): return {int:'a whole number', float:'a number', bool:'True or False', str:'a text'}.get(kind, f'a {kind.__name__}')
+def _a(kind):
+    return {int:'a whole number', float:'a number', bool:'True or False', str:'a text'}.get(kind, f'a {kind.__name__}')
 
 # %% ../nbs/70_store.ipynb #90b66dd4
 def settings(
@@ -90,13 +98,17 @@ def settings(
     known = defaults(Model)
     every = known['model'] | known['fit']
     for k in hp:
-        if k not in every: raise BadInput(f"{Model.__name__} has no setting '{k}'; it knows {', '.join(known['model'])}, "
+        if k not in every:
+            raise BadInput(f"{Model.__name__} has no setting '{k}'; it knows {', '.join(known['model'])}, "
                                           f"and its training knows {', '.join(known['fit'])}.")
     full = {k: _typed(k, hp.get(k, v), v) for k,v in every.items()}
-    if missing := [k for k,v in full.items() if v is inspect.Parameter.empty]: raise BadInput(f'{Model.__name__} needs {missing[0]}.')
+    if missing := [k for k,v in full.items() if v is inspect.Parameter.empty]:
+        raise BadInput(f'{Model.__name__} needs {missing[0]}.')
     name,_,k = str(full['by']).partition('@')
-    if name not in METRICS or not re.fullmatch('[1-9][0-9]{0,8}', k): raise BadInput(f"by must be a metric at a cutoff, such as 'recall@20', not {full['by']!r}.")
-    if full['eval_every'] > full['epochs']: raise BadInput(f"eval_every={full['eval_every']} would never look at validation in {full['epochs']} epochs.")
+    if name not in METRICS or not re.fullmatch('[1-9][0-9]{0,8}', k):
+        raise BadInput(f"by must be a metric at a cutoff, such as 'recall@20', not {full['by']!r}.")
+    if full['eval_every'] > full['epochs']:
+        raise BadInput(f"eval_every={full['eval_every']} would never look at validation in {full['epochs']} epochs.")
     return {k: full[k] for k in known['model']}, {k: full[k] for k in FIT if k not in known['model']}
 
 # %% ../nbs/70_store.ipynb #414d9638
@@ -104,16 +116,22 @@ def settings(
 def anatomy(code): # a code object -> its instructions as text, names it looks up, attributes it asks for, modules it imports
     "What code says, and the names it says it with, those of the functions inside it included."
     text,names,attributes,modules = [code.co_name],set(),set(),set()
-    before = [0, 0]                                # the two last arguments: an import stands after its level and its names
+    # the two last arguments: an import stands after its level and its names
+    before = [0, 0]
     for i in dis.get_instructions(code):
         if inspect.iscode(i.argval):
             inner = anatomy(i.argval)
             text.append(inner[0])
-            for mine,theirs in zip((names, attributes, modules), inner[1:]): mine |= theirs
-        else: text.append(f'{i.opname} {constant(i.argval)}')
-        if i.opname == 'IMPORT_NAME': modules.add('.'*before[0] + i.argval)
-        elif any(w in i.opname for w in ('_ATTR', '_METHOD', 'IMPORT_FROM')): attributes.add(i.argval)
-        elif i.opcode in dis.hasname: names.add(i.argval)
+            for mine,theirs in zip((names, attributes, modules), inner[1:]):
+                mine |= theirs
+        else:
+            text.append(f'{i.opname} {constant(i.argval)}')
+        if i.opname == 'IMPORT_NAME':
+            modules.add('.'*before[0] + i.argval)
+        elif any(w in i.opname for w in ('_ATTR', '_METHOD', 'IMPORT_FROM')):
+            attributes.add(i.argval)
+        elif i.opcode in dis.hasname:
+            names.add(i.argval)
         before = [before[1], i.argval]
     return '\n'.join([*text, code.co_exceptiontable.hex()]), names, attributes, modules
 
@@ -124,8 +142,10 @@ def constant(x): # of code -> its text; the printed order of a set changes from 
 # %% ../nbs/70_store.ipynb #720b7a49
 def comes_from(module): # a module's name -> its file, '' where it has none; None where there is no such module
     if module in sys.modules: return getattr(sys.modules[module], '__file__', None) or ''
-    try: spec = importlib.util.find_spec(module.partition('.')[0])
-    except ValueError: return ''
+    try:
+        spec = importlib.util.find_spec(module.partition('.')[0])
+    except ValueError:
+        return ''
     return spec and (spec.origin or '')
 
 def at_home(module): # a module's name -> bool
@@ -139,7 +159,9 @@ def at_home(module): # a module's name -> bool
 # %% ../nbs/70_store.ipynb #b7e0a944
 def digest(*parts): # bytes or text -> 16 hex digits
     h = hashlib.sha256()
-    for p in parts: h.update(p if isinstance(p, bytes) else str(p).encode()); h.update(b'\n')
+    for p in parts:
+        h.update(p if isinstance(p, bytes) else str(p).encode())
+        h.update(b'\n')
     return h.hexdigest()[:16]
 
 # %% ../nbs/70_store.ipynb #82ad510c
@@ -155,11 +177,13 @@ def bytes_of(x): # a tensor -> its type, shape and bytes, of a sparse one its pa
 
 # %% ../nbs/70_store.ipynb #d3cde975
 PLAIN  = (type(None), bool, int, float, complex, str, bytes, type(...))
-INSIDE = ('__func__', '__self__', 'func', 'args', 'keywords', 'fget', 'fset', 'fdel', '__wrapped__')   # of methods, properties, caches, partials
+# of methods, properties, caches, partials
+INSIDE = ('__func__', '__self__', 'func', 'args', 'keywords', 'fget', 'fset', 'fdel', '__wrapped__')
 UNTOLD = {'__doc__', '__dict__', '__weakref__', '__module__', '__qualname__',            # of a class: where it stands and what it is called
           '__annotations__', '__annotate_func__', '__annotations_cache__', '__firstlineno__',
           '__static_attributes__', '__dataclass_fields__', '__dataclass_params__',
-          'space', 'published'}                                                        # what a search tries decides no run
+          # what a search tries decides no run
+          'space', 'published'}
 
 class Reach:
     "What a function reaches: `code` says what it runs through, `tell` what a value holds."
@@ -190,7 +214,8 @@ def tell_function(r, f): # a walk, a function -> its name
     cells = [c.cell_contents for c in f.__closure__ or () if c != CellType()]
     if r.ours(f.__globals__.get('__name__')):
         text,found,values = anatomy(f.__code__)[0],looked_up(r, f),[f.__defaults__, f.__kwdefaults__, *cells, wrapped]
-    else: text,found,values = '',{},[v for v in (*cells, wrapped) if callable(v)]
+    else:
+        text,found,values = '',{},[v for v in (*cells, wrapped) if callable(v)]
     r.code.add('\n'.join([label, text, *map(r.tell, values), *(f'{n}={r.tell(found[n])}' for n in sorted(found))]))
     r.depth -= 1
     return label
@@ -226,7 +251,8 @@ def tell_table(r, t): # a walk, a DataFrame or Series -> its content
     cells = pd.util.hash_pandas_object(t.apply(lambda c: c.map(repr) if c.dtype == object else c), index=True)
     return f'{list(t.columns)} {list(t.dtypes)} {t.attrs} {digest(cells.values.tobytes())}'
 
-def tell_array(r, a): return r.tell(a.tolist()) if a.dtype == object else f'array {a.dtype} {digest(a.shape, a.tobytes())}'
+def tell_array(r, a):
+    return r.tell(a.tolist()) if a.dtype == object else f'array {a.dtype} {digest(a.shape, a.tobytes())}'
 
 # %% ../nbs/70_store.ipynb #cd892c64
 def tell_other(r, x): # a walk, anything else -> its content
@@ -234,7 +260,8 @@ def tell_other(r, x): # a walk, anything else -> its content
     if r.ours(type(x).__module__): return f'{r.tell(type(x))} {r.tell(getattr(x, "__dict__", {}))}'
     inside = {k: getattr(x, k) for k in INSIDE if hasattr(x, k)}
     named = getattr(x, '__qualname__', '') or ('' if ' at 0x' in repr(x) else repr(x))
-    if not (inside or named) and not r.depth: r.opaque.append(type(x).__qualname__)
+    if not (inside or named) and not r.depth:
+        r.opaque.append(type(x).__qualname__)
     return f'{type(x).__qualname__} {named} {[(k, r.tell(v)) for k,v in inside.items()]}'
 
 # %% ../nbs/70_store.ipynb #f0526dee
@@ -252,7 +279,8 @@ KINDS = [(FunctionType,       tell_function),
          ((set, frozenset),   lambda r, s: f'set {sorted(r.tell(v) for v in s)}')]
 
 # %% ../nbs/70_store.ipynb #470a2a44
-RANKINGS = {'valid': dict(split='valid'), 'test': dict(split='test'), 'test masked': dict(split='test', mask_valid=True)}
+RANKINGS = {'valid': dict(split='valid'), 'test': dict(split='test'),
+            'test masked': dict(split='test', mask_valid=True)}
 
 def rankings(
     model, data:MMData, # a trained model and its data
@@ -275,10 +303,13 @@ def identity(
 )->dict:     # what decides the result, and `run`: its hash, the folder's name
     "Everything that decides a run's result."
     own,loop = settings(Model, hp)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63: raise BadInput(f'seed must be a whole number from 0 and below 2 to the power of 63, not {seed!r}.')
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise BadInput(f'seed must be a whole number from 0 and below 2 to the power of 63, not {seed!r}.')
     by = (own | loop)['by']
-    if int(by.split('@')[1]) > max(data.n_items, 50): raise BadInput(f'by={by}: a list of {data.name} has at most {data.n_items} items.')
-    what = dict(model=f'{Model.__module__}:{Model.__qualname__}', settings=own, fit=loop, data=data.fingerprint, seed=seed, code=code_version(Model))
+    if int(by.split('@')[1]) > max(data.n_items, 50):
+        raise BadInput(f'by={by}: a list of {data.name} has at most {data.n_items} items.')
+    what = dict(model=f'{Model.__module__}:{Model.__qualname__}', settings=own, fit=loop, data=data.fingerprint,
+                seed=seed, code=code_version(Model))
     return what | dict(run=hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16])
 
 # %% ../nbs/70_store.ipynb #60a556ef
@@ -297,7 +328,8 @@ def locked(path): # of what is to be written; the lock is a file of this name in
     folder = Path(path).parent/'.locks'
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder/Path(path).name, 'a') as f:
-        if fcntl: fcntl.flock(f, fcntl.LOCK_EX)
+        if fcntl:
+            fcntl.flock(f, fcntl.LOCK_EX)
         yield
 
 # %% ../nbs/70_store.ipynb #4df01b08
@@ -308,20 +340,25 @@ def whole(
     "Write a folder in full or not at all: it is renamed to its final name when the block ends well."
     final = Path(final)
     tmp = final.with_name(f'.{final.name}.{os.getpid()}.tmp')
-    shutil.rmtree(tmp, ignore_errors=True); tmp.mkdir(parents=True)
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True)
     try:
         yield tmp
-        if final.exists(): shutil.rmtree(final)
+        if final.exists():
+            shutil.rmtree(final)
         put_in_place(tmp, final)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
 
 # %% ../nbs/70_store.ipynb #b36cd5cc
 def free(lock): # the file of a lock -> does nobody hold it
     if not fcntl: return True
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, 'a') as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: return False
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
     return True
 
 def swept(
@@ -329,9 +366,11 @@ def swept(
     mine='', # the name whose lock is ours
 )->list:     # names of what was removed
     "Clear what killed processes left half-written."
-    left = [(p, m[1]) for p in Path(folder).glob('.*.tmp') if (m := re.fullmatch(r'\.+(.+?)(?:\.ckpt\.safetensors)?\.\d+\.tmp', p.name))] if fcntl else []
+    left = [(p, m[1]) for p in Path(folder).glob('.*.tmp') if (m := re.fullmatch(
+        r'\.+(.+?)(?:\.ckpt\.safetensors)?\.\d+\.tmp', p.name))] if fcntl else []
     gone = [p for p,name in left if name == mine or free(p.parent/'.locks'/name)]
-    for p in gone: shutil.rmtree(p) if p.is_dir() else p.unlink(missing_ok=True)
+    for p in gone:
+        shutil.rmtree(p) if p.is_dir() else p.unlink(missing_ok=True)
     return [p.name for p in gone]
 
 # %% ../nbs/70_store.ipynb #9d0fbda9
@@ -341,14 +380,18 @@ def set_aside(path)->Path: # its new name
     names = (path.with_name(f'.{path.name.lstrip(".")}.damaged{n}') for n in itertools.count(1))
     to = next(p for p in names if not p.exists())
     os.replace(path, to)
-    print(BadInput(f'{path} cannot be read or is not what was written: it is now called {to.name}, and is made again.'), file=sys.stderr, flush=True)
+    print(
+        BadInput(f'{path} cannot be read or is not what was written: it is now called {to.name}, and is made again.'),
+        file=sys.stderr, flush=True)
     return to
 
 def usable(path, look)->bool: # a path, what reads it or raises BadInput
     "Is it there and whole? What is there and is not is set aside."
     if not Path(path).exists(): return False
-    try: look(path)
-    except BadInput: set_aside(path)
+    try:
+        look(path)
+    except BadInput:
+        set_aside(path)
     return Path(path).exists()
 
 # %% ../nbs/70_store.ipynb #ff321148
@@ -357,22 +400,27 @@ def signed(info:dict)->dict: # the same with its checksum
     return info | dict(check=digest(json.dumps(info, sort_keys=True)))
 
 def signature_of(path)->str: # a file -> 16 hex digits
-    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()[:16]
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest()[:16]
 
 def signed_json(path)->dict: # raises BadInput
     "Read it back."
-    try: info = json.loads(Path(path).read_text(encoding='utf8'))
-    except (OSError, ValueError, RecursionError): raise BadInput(f'{path} is missing or not JSON.') from None
+    try:
+        info = json.loads(Path(path).read_text(encoding='utf8'))
+    except (OSError, ValueError, RecursionError):
+        raise BadInput(f'{path} is missing or not JSON.') from None
     if not isinstance(info, dict): raise BadInput(f'{path} holds no entries with names.')
     rest = {k: v for k,v in info.items() if k != 'check'}
-    if 'check' in info and info['check'] != signed(rest)['check']: raise BadInput(f'{path} is not what was written: its checksum differs.')
+    if 'check' in info and info['check'] != signed(rest)['check']:
+        raise BadInput(f'{path} is not what was written: its checksum differs.')
     return info
 
 def as_signed(folder, info, names=None): # a folder, what is said of it, names of files: by default all that are said of
     "Every file must be the one whose checksum was written down."
     told = info.get('files', {})
     for name in told if names is None else names:
-        if name in told and not ((folder/name).is_file() and signature_of(folder/name) == told[name]): raise BadInput(f'{folder/name} is not what was written: its checksum differs.')
+        if name in told and not ((folder/name).is_file() and signature_of(folder/name) == told[name]):
+            raise BadInput(f'{folder/name} is not what was written: its checksum differs.')
 
 # %% ../nbs/70_store.ipynb #8b726cca
 def packed(x, box, tables): # a value, dicts to fill with tensors and tables -> what JSON can hold
@@ -383,8 +431,10 @@ def packed(x, box, tables): # a value, dicts to fill with tensors and tables -> 
     if type(x) is dict: return dict(dict=[[packed(k, box, tables), packed(v, box, tables)] for k,v in x.items()])
     if isinstance(x, pd.DataFrame): return dict(table=put(tables, x))
     if isinstance(x, torch.Tensor): return dict(tensor=put(box, x.detach()))
-    if isinstance(x, (np.ndarray, np.generic)) and np.asarray(x).dtype.kind in 'biuf': return dict(array=put(box, torch.tensor(np.asarray(x))))
-    raise BadInput(f'A {type(x).__name__} cannot be kept; tensors, arrays, tables, numbers, texts, and lists, tuples and dicts of them can.')
+    if isinstance(x, (np.ndarray, np.generic)) and np.asarray(x).dtype.kind in 'biuf':
+        return dict(array=put(box, torch.tensor(np.asarray(x))))
+    raise BadInput(f'A {type(x).__name__} cannot be kept; tensors, arrays, tables, numbers, '
+                   f'texts, and lists, tuples and dicts of them can.')
 
 # %% ../nbs/70_store.ipynb #7b364f71
 def put(box, x): # under a new name, which is returned
@@ -414,11 +464,15 @@ def kept_key(
     given.apply_defaults()
     given = {k: v for k,v in given.arguments.items() if k != 'ckpt'}
     moved = [k for k,v in given.items() if isinstance(v, torch.Generator)]
-    if moved: raise BadInput(f'{moved[0]} is a generator, which {f.__name__} would move on and a kept result would not: give a seed.')
+    if moved:
+        raise BadInput(f'{moved[0]} is a generator, which {f.__name__} would move on '
+                       f'and a kept result would not: give a seed.')
     r = Reach(f.__module__ or '')
     r.tell(f)
     told = [(k, r.tell(v)) for k,v in given.items()]
-    if r.opaque: raise BadInput(f'The content of a {r.opaque[0]}, an input of {f.__name__}, cannot be told: nobody would know when a result is stale.')
+    if r.opaque:
+        raise BadInput(f'The content of a {r.opaque[0]}, an input of {f.__name__}, cannot be '
+                       f'told: nobody would know when a result is stale.')
     return r.digest(told)
 
 # %% ../nbs/70_store.ipynb #c69d871d
@@ -434,7 +488,8 @@ def read_kept(folder)->tuple: # the value, or BadInput
     try:
         tables = {t.stem: pd.read_parquet(t) for t in folder.glob('*.parquet')}
         return unpacked(said['value'], load_tensors(folder/'tensors.safetensors')[0], tables)
-    except (OSError, ValueError, KeyError, TypeError): raise BadInput(f'{folder} holds no kept value.') from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadInput(f'{folder} holds no kept value.') from None
 
 # %% ../nbs/70_store.ipynb #06ba76b2
 def write_kept(folder, value, f, seconds):
@@ -442,7 +497,8 @@ def write_kept(folder, value, f, seconds):
     name = f'{f.__module__}.{f.__qualname__}'
     said = dict(value=packed(value, box, tables), function=name, seconds=seconds, host=_host('cpu'))
     save_tensors(folder/'tensors.safetensors', box, {})
-    for n,t in tables.items(): t.to_parquet(folder/f'{n}.parquet')
+    for n,t in tables.items():
+        t.to_parquet(folder/f'{n}.parquet')
     said['files'] = {p.name: signature_of(p) for p in folder.iterdir()}
     (folder/'value.json').write_text(json.dumps(signed(said), indent=1), encoding='utf8')
 
@@ -467,20 +523,24 @@ def kept(
         if usable(final, read_kept): return read_kept(final)
         swept(final.parent, final.name)
         began = time.monotonic()
-        try: value = f(*inputs, **settings, **more)
+        try:
+            value = f(*inputs, **settings, **more)
         except BadInput as e:
             if not (more and ckpt.exists() and str(ckpt) in str(e)): raise
             set_aside(ckpt)
             value = f(*inputs, **settings, **more)
-        with whole(final) as tmp: write_kept(tmp, value, f, time.monotonic()-began)
+        with whole(final) as tmp:
+            write_kept(tmp, value, f, time.monotonic()-began)
         ckpt.unlink(missing_ok=True)
         return read_kept(final)
 
 # %% ../nbs/70_store.ipynb #d76e732d
 def _write(folder, info, model, history, ranks):
     "The five files of a run."
-    users = pd.DataFrame(dict(user=ranks['test'].users.cpu().numpy()) | {k: v.cpu().numpy() for k,v in ranks['test'].per_user.items()})
-    users.to_parquet(folder/'users.parquet'); history.to_parquet(folder/'history.parquet')
+    users = pd.DataFrame(dict(user=ranks['test'].users.cpu().numpy()) | {
+        k: v.cpu().numpy() for k,v in ranks['test'].per_user.items()})
+    users.to_parquet(folder/'users.parquet')
+    history.to_parquet(folder/'history.parquet')
     save_tensors(folder/'model.safetensors', model.state_dict(), dict(run=info['run']))
     (folder/'metrics.json').write_text(json.dumps({k: r.mean() for k,r in ranks.items()}, indent=1))
     info = info | dict(files={f: signature_of(folder/f) for f in FILES[1:]})
@@ -492,21 +552,29 @@ def _trained_numbers(model): # -> how many numbers training may change
 # %% ../nbs/70_store.ipynb #6e64159d
 def free_memory(): # bytes that can be had; None where the system does not say
     "What is free, or what a container allows."
-    try: kib = next(int(l.split()[1]) for l in Path('/proc/meminfo').read_text().split('\n') if l.startswith('MemAvailable'))
-    except (OSError, StopIteration): return None
-    try: most = int(Path('/sys/fs/cgroup/memory.max').read_text())
-    except (OSError, ValueError): return 1024*kib
+    try:
+        kib = next(int(l.split()[1])
+                   for l in Path('/proc/meminfo').read_text().split('\n') if l.startswith('MemAvailable'))
+    except (OSError, StopIteration):
+        return None
+    try:
+        most = int(Path('/sys/fs/cgroup/memory.max').read_text())
+    except (OSError, ValueError):
+        return 1024*kib
     return min(1024*kib, most)
 
 # %% ../nbs/70_store.ipynb #0ba1d591
-SIZED = {f: 1 for f in (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)} | {torch.full: 0, torch.eye: 2, torch.randint: 3, torch.empty_like: 4}
+SIZED = ({f: 1 for f in (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)}
+         | {torch.full: 0, torch.eye: 2, torch.randint: 3, torch.empty_like: 4})
 
 def asked_for(func, args, kwargs)->int: # of a function of SIZED -> bytes
     "What a call would take."
     how,sizes = SIZED[func], kwargs.get('size')
     if how == 4: return args[0].numel()*args[0].element_size()
-    if sizes is None and how == 3: sizes = next((a for a in args if isinstance(a, (tuple, list))), ())
-    if sizes is None: sizes = args[0] if args and isinstance(args[0], (tuple, list)) else args if how == 1 else [*args, *args][:2]
+    if sizes is None and how == 3:
+        sizes = next((a for a in args if isinstance(a, (tuple, list))), ())
+    if sizes is None:
+        sizes = args[0] if args and isinstance(args[0], (tuple, list)) else args if how == 1 else [*args, *args][:2]
     each = (kwargs.get('dtype') or (torch.int64 if how == 3 else torch.get_default_dtype())).itemsize
     return each*int(np.prod([int(n) for n in sizes], dtype=object)) if len(sizes) else each
 
@@ -516,13 +584,15 @@ class Measured(TorchFunctionMode):
     def __init__(self, what): self.what = what
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if func in SIZED and str(kwargs.get('device')) != 'meta': fits(asked_for(func, args, kwargs), f'a table of {self.what}')
+        if func in SIZED and str(kwargs.get('device')) != 'meta':
+            fits(asked_for(func, args, kwargs), f'a table of {self.what}')
         return func(*args, **kwargs)
 
 def fits(n, what): # bytes, for what; raises BadInput
     "Is there so much memory?"
     there = free_memory()
-    if there is not None and n > there: raise BadInput(f'{what} would take {n/2**30:,.1f} GiB of memory, and {there/2**30:,.1f} GiB are free.')
+    if there is not None and n > there:
+        raise BadInput(f'{what} would take {n/2**30:,.1f} GiB of memory, and {there/2**30:,.1f} GiB are free.')
 
 # %% ../nbs/70_store.ipynb #a9e138a1
 def built(
@@ -530,8 +600,10 @@ def built(
     own:dict, # the model's settings, complete
 ):            # a model, not yet trained
     "Make a model, if memory holds it and its training."
-    with Measured(Model.__name__): model = Model(data, rng(seed), **own)
-    fits(4*sum(p.numel()*p.element_size() for p in model.parameters() if p.requires_grad), f'the gradients, the moments and the best copy of {Model.__name__}')
+    with Measured(Model.__name__):
+        model = Model(data, rng(seed), **own)
+    fits(4*sum(p.numel()*p.element_size() for p in model.parameters() if p.requires_grad),
+         f'the gradients, the moments and the best copy of {Model.__name__}')
     return model
 
 # %% ../nbs/70_store.ipynb #c60da69f
@@ -550,23 +622,30 @@ def run(
     "Train, rank and keep one model; a finished run is read, not repeated."
     what,device = identity(Model, data, seed, hp), available_device(device)
     require_sound(data)
-    store = Path(out)/'runs'; store.mkdir(parents=True, exist_ok=True)
+    store = Path(out)/'runs'
+    store.mkdir(parents=True, exist_ok=True)
     final,ckpt = store/what['run'],store/f".{what['run']}.ckpt.safetensors"
     with locked(final):
-        if fresh: ckpt.unlink(missing_ok=True)
+        if fresh:
+            ckpt.unlink(missing_ok=True)
         if fresh or not usable(final, checked):
             swept(store, final.name)
             usable(ckpt, load_tensors)
             model = built(Model, data, seed, what['settings']).to(device)
             began = time.monotonic()
-            history = fit(model, data, **what['fit'], ckpt=ckpt, ckpt_seconds=ckpt_seconds, progress=progress, halt=halt)
+            history = fit(model, data, **what['fit'], ckpt=ckpt, ckpt_seconds=ckpt_seconds, progress=progress,
+                          halt=halt)
             trained,ranks = time.monotonic(), rankings(model, data)
             halted = history.attrs.pop('halted')
-            if halted: what = identity(Model, data, seed, hp | dict(epochs=len(history)))
+            if halted:
+                what = identity(Model, data, seed, hp | dict(epochs=len(history)))
             ours,final = final,store/what['run']
-            info = what | dict(name=Model.__name__, dataset=data.name, notes=list(data.notes), epochs=len(history), **history.attrs, host=_host(device), trained=_trained_numbers(model),
+            info = what | dict(name=Model.__name__, dataset=data.name, notes=list(data.notes),
+                               epochs=len(history), **history.attrs, host=_host(device),
+                               trained=_trained_numbers(model),
                                finished=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), seconds_fit=trained-began, seconds_ranking=time.monotonic()-trained)
-            with nullcontext() if final == ours else locked(final), whole(final) as tmp: _write(tmp, info, model, history, ranks)
+            with nullcontext() if final == ours else locked(final), whole(final) as tmp:
+                _write(tmp, info, model, history, ranks)
             if halted: return read(final) | dict(dataset=data.name)
         ckpt.unlink(missing_ok=True)
     return read(final) | dict(dataset=data.name)
@@ -589,7 +668,8 @@ def how_stopped(
     return 'rising' if epochs >= most and best > .9*epochs else 'early'
 
 # %% ../nbs/70_store.ipynb #c78caa0a
-WRITTEN = dict(run=str, name=str, model=str, dataset=str, data=str, seed=int, code=str, epochs=int, resumed_from=int, seconds_fit=(int, float), settings=dict, fit=dict)
+WRITTEN = dict(run=str, name=str, model=str, dataset=str, data=str, seed=int, code=str, epochs=int,
+               resumed_from=int, seconds_fit=(int, float), settings=dict, fit=dict)
 
 def read(
     folder, # of a finished run
@@ -599,15 +679,19 @@ def read(
     if not finished(folder): raise BadInput(f'{folder} is not the folder of a finished run.')
     i,m = (signed_json(folder/f) for f in FILES[:2])
     as_signed(folder, i, FILES[1:2])
-    if wrong := [k for k,kind in WRITTEN.items() if not isinstance(i.get(k), kind) or i[k] is True]: raise BadInput(f"{folder} has a run.json whose {wrong[0]} is {i.get(wrong[0])!r}.")
+    if wrong := [k for k,kind in WRITTEN.items() if not isinstance(i.get(k), kind) or i[k] is True]:
+        raise BadInput(f"{folder} has a run.json whose {wrong[0]} is {i.get(wrong[0])!r}.")
     if not 0 <= i['seed'] < 2**63: raise BadInput(f"{folder} has a run.json whose seed is {i['seed']}.")
     try:
-        row = {k: i[k] for k in ('run','name','dataset','data','seed','code','epochs','resumed_from')} | dict(folder=str(folder), seconds=round(i['seconds_fit'], 2))
+        row = ({k: i[k] for k in ('run','name','dataset','data','seed','code','epochs','resumed_from')}
+               | dict(folder=str(folder), seconds=round(i['seconds_fit'], 2)))
         every = i['settings'] | i['fit']
         row |= dict(model=row.pop('name'), settings=json.dumps(every, sort_keys=True),
-                    stopped=how_stopped(i['epochs'], i.get('best_epoch'), every['epochs'], every['eval_every'], i.get('trained')))
+                    stopped=how_stopped(i['epochs'], i.get('best_epoch'), every['epochs'], every['eval_every'],
+                                        i.get('trained')))
         return row | {f'{split} {k}': v+0. for split,means in m.items() for k,v in means.items()}
-    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError): raise BadInput(f'{folder} holds a run.json or metrics.json without what belongs into it.') from None
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError):
+        raise BadInput(f'{folder} holds a run.json or metrics.json without what belongs into it.') from None
 
 def checked(folder)->dict: # as of `read`, or BadInput
     "A run with every file held against the checksums in its `run.json`."
@@ -623,10 +707,14 @@ def find_class(
     "A class of recommenders by its path."
     module,_,name = path.partition(':')
     if not (typed or module.partition('.')[0] == 'causalmmr' or module in sys.modules):
-        raise BadInput(f"'{path}' is a class of another package, which a file cannot have imported: name it yourself, as --model {path}, if you trust it.")
-    try: Model = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as e: raise BadInput(f"The class '{path}' cannot be imported here: {type(e).__name__}: {e}.") from None
-    if not (inspect.isclass(Model) and issubclass(Model, Recommender)): raise BadInput(f"'{path}' is not a class of recommenders.")
+        raise BadInput(f"'{path}' is a class of another package, which a file cannot have imported: "
+                       f"name it yourself, as --model {path}, if you trust it.")
+    try:
+        Model = getattr(importlib.import_module(module), name)
+    except (Exception, SystemExit) as e:
+        raise BadInput(f"The class '{path}' cannot be imported here: {type(e).__name__}: {e}.") from None
+    if not (inspect.isclass(Model) and issubclass(Model, Recommender)):
+        raise BadInput(f"'{path}' is not a class of recommenders.")
     return Model
 
 # %% ../nbs/70_store.ipynb #8f56b5d3
@@ -640,10 +728,13 @@ def load_run(
     row,info = read(folder), signed_json(Path(folder)/'run.json')
     as_signed(Path(folder), info, FILES[-1:])
     Model, data = Model or find_class(str(info.get('model'))), data or dataset(info['dataset'], data_dir)
-    if data.fingerprint != row['data']: raise BadInput(f"Run {row['run']} saw another version of data set '{row['dataset']}' than the one found here.")
+    if data.fingerprint != row['data']:
+        raise BadInput(f"Run {row['run']} saw another version of data set '{row['dataset']}' than the one found here.")
     model = built(Model, data, row['seed'], settings(Model, info['settings'])[0])
-    try: model.load_state_dict(load_tensors(Path(folder)/'model.safetensors')[0])
-    except RuntimeError: raise BadInput(f"The weights of run {row['run']} are not those of {row['model']} with its settings.") from None
+    try:
+        model.load_state_dict(load_tensors(Path(folder)/'model.safetensors')[0])
+    except RuntimeError:
+        raise BadInput(f"The weights of run {row['run']} are not those of {row['model']} with its settings.") from None
     return model.eval(), data, row
 
 # %% ../nbs/70_store.ipynb #4ad151e5
@@ -653,10 +744,14 @@ def rows(
     "Every finished run of a store."
     found,broken = [],[]
     for folder in sorted(p for p in (Path(out)/'runs').glob('[!.]*') if p.is_dir()):
-        try: found.append(read(folder))
-        except BadInput: broken.append(folder.name)
-    if broken: warnings.warn(f"ignored broken runs: {', '.join(broken)}", stacklevel=2)
-    table = pd.DataFrame(found); table.attrs['broken'] = broken
+        try:
+            found.append(read(folder))
+        except BadInput:
+            broken.append(folder.name)
+    if broken:
+        warnings.warn(f"ignored broken runs: {', '.join(broken)}", stacklevel=2)
+    table = pd.DataFrame(found)
+    table.attrs['broken'] = broken
     return table
 
 # %% ../nbs/70_store.ipynb #24e9f20a
@@ -672,9 +767,11 @@ def study(
         job = dict(job)
         Model,data = job.pop('model'), job.pop('data')
         if isinstance(data, str):
-            if data not in loaded: loaded[data] = dataset(data)
+            if data not in loaded:
+                loaded[data] = dataset(data)
             data = loaded[data]
-        if progress: print(f'{n}/{len(jobs)} {Model.__name__} on {data.name}: {job}', file=sys.stderr, flush=True)
+        if progress:
+            print(f'{n}/{len(jobs)} {Model.__name__} on {data.name}: {job}', file=sys.stderr, flush=True)
         done.append(run(Model, data, out=out, progress=False, **job, **kw))
     return pd.DataFrame(done)
 
@@ -684,7 +781,8 @@ def combinations(
 )->list:    # of dicts
     "Every combination of the values."
     rows = [{}]
-    for k,values in axes.items(): rows = [r | {k: v} for r in rows for v in values]
+    for k,values in axes.items():
+        rows = [r | {k: v} for r in rows for v in values]
     return rows
 
 # %% ../nbs/70_store.ipynb #61f4fe8d
@@ -694,4 +792,5 @@ def study_rows(
 )->pd.DataFrame: # model is the row's name; hp the settings of each job
     "Several studies in one table, each under a name of its own."
     own = lambda job: {k: v for k,v in job.items() if k not in ('model','data','seed')}
-    return pd.concat([study(jobs, **kw).assign(model=name, hp=[own(j) for j in jobs]) for name,jobs in todo], ignore_index=True)
+    return pd.concat([study(jobs, **kw).assign(model=name, hp=[own(j) for j in jobs]) for name,jobs in todo],
+                     ignore_index=True)

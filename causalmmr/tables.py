@@ -40,7 +40,8 @@ class Row:
     tried:tuple = ({},)                            # dicts, each tried with the first seed
     modalities:int = 0                             # of item features that it cannot do without
     data:MMData = None                             # what it is given instead of the table's data
-    by_search:bool = False                         # it has no grid of its own: run with what `tune` has chosen, or not at all
+    # it has no grid of its own: run with what `tune` has chosen, or not at all
+    by_search:bool = False
 
     def jobs(self, data, seeds, settings): # for `study_rows`
         "One job for each of the settings and each seed."
@@ -55,7 +56,8 @@ def class_of(
 )->type:
     "A class of recommenders by its name."
     if ':' in name: return store.find_class(name)
-    if name not in causalmmr.WHERE: raise BadInput(f"There is no model '{name}'; give one of your own as package.module:Class.")
+    if name not in causalmmr.WHERE:
+        raise BadInput(f"There is no model '{name}'; give one of your own as package.module:Class.")
     return getattr(causalmmr, name)
 
 def needs(Model:type)->int: # modalities of item features
@@ -166,7 +168,8 @@ def at_ends(
         for k in every:
             x = pd.to_numeric(every[k], errors='coerce')
             best = x[t.chosen].iloc[0]
-            if x.notna().all() and x.nunique() > 1 and best in (x.min(), x.max()): said.append(f'{m} ({k}={best:g})')
+            if x.notna().all() and x.nunique() > 1 and best in (x.min(), x.max()):
+                said.append(f'{m} ({k}={best:g})')
     return said
 
 # %% ../nbs/74_tables.ipynb #72d881a9
@@ -231,10 +234,13 @@ def in_words(
 )->str:
     "The verdicts as one sentence."
     said = {m: w for m,w in zip(tests.model, verdict(tests, base)) if m != base}
-    kinds = {'better': f'better than {base}', 'worse': f'worse than {base}', 'no different': f'not told apart from {base}',
+    kinds = {'better': f'better than {base}', 'worse': f'worse than {base}',
+             'no different': f'not told apart from {base}',
              'not tested': 'not tested, for it is not known that both rows were trained to their end'}
-    parts = [f"{words}: {', '.join(m for m,k in said.items() if k == kind)}" for kind,words in kinds.items() if kind in said.values()]
-    return f"{tests.metric.iloc[0]}, {int(tests.seeds.min())} seeds: " + ('; '.join(parts) or f'{base} stands alone') + '.'
+    parts = [f"{words}: {', '.join(m for m,k in said.items() if k == kind)}"
+             for kind,words in kinds.items() if kind in said.values()]
+    return (f"{tests.metric.iloc[0]}, {int(tests.seeds.min())} seeds: "
+            + ('; '.join(parts) or f'{base} stands alone') + '.')
 
 # %% ../nbs/74_tables.ipynb #7a801293
 def budgets(
@@ -242,7 +248,8 @@ def budgets(
 )->pd.DataFrame:   # model, minutes, trials, chosen, figure, edge, stopped, command
     "What the rows of a table were searched with."
     text = lambda d: ', '.join(f'{k}={v}' for k,v in d.items())
-    return pd.DataFrame([dict(model=s['model'], minutes=float(s['budget'].get('minutes', np.nan)), trials=s['trials'], chosen=text(s['chosen']),
+    return pd.DataFrame([dict(model=s['model'], minutes=float(s['budget'].get('minutes', np.nan)),
+                              trials=s['trials'], chosen=text(s['chosen']),
                               figure=s['figure'], edge=text(s['edge']), stopped=s['stopped'], command=s['command']) for s in searches],
                         columns=['model', 'minutes', 'trials', 'chosen', 'figure', 'edge', 'stopped', 'command'])
 
@@ -251,14 +258,20 @@ def budgets_in_words(
     models,                # the rows of the table
 )->list:                   # sentences
     "Which rows were searched by which budget, what was chosen at an end, and what was cut."
-    said = [f"Searched by {m:g} core-minutes each: {', '.join(g.model)}." for m,g in searches.groupby('minutes', sort=True)]
-    said += [f'{s.model} was searched by {s.trials} trials, which is no budget that others had.' for s in searches.itertuples() if s.minutes != s.minutes]
+    said = [f"Searched by {m:g} core-minutes each: {', '.join(g.model)}."
+            for m,g in searches.groupby('minutes', sort=True)]
+    said += [f'{s.model} was searched by {s.trials} trials, which is no budget that others had.'
+             for s in searches.itertuples() if s.minutes != s.minutes]
     own = [m for m in models if m not in set(searches.model)]
-    if own: said.append(f"Without such a search, by published settings or a small grid: {', '.join(own)}.")
+    if own:
+        said.append(f"Without such a search, by published settings or a small grid: {', '.join(own)}.")
     ends = [f'{s.model} ({s.edge})' for s in searches.itertuples() if s.edge]
-    if ends: said.append(f"Chosen at an end of what was searched, so that a wider search may do better: {', '.join(ends)}.")
+    if ends:
+        said.append(f"Chosen at an end of what was searched, so that a wider search may do better: {', '.join(ends)}.")
     cut = [s.model for s in searches.itertuples() if s.stopped]
-    if cut: said.append(f"Cut by the budget in the search, so that its choice was made by unfinished trainings: {', '.join(cut)}.")
+    if cut:
+        said.append(f"Cut by the budget in the search, so that its choice was made "
+                    f"by unfinished trainings: {', '.join(cut)}.")
     return said
 
 # %% ../nbs/74_tables.ipynb #00b53938
@@ -327,7 +340,8 @@ def beyond(
     away = rest['mean']-mean
     out = away[away.abs() > wide]
     listed = ', '.join(f'{k} ({d:+.4f})' for k,d in out.items()) or 'no setting'
-    return (f'{what}, beyond two deviations of {int(points["count"]["default"])} seeds of the default (±{wide:.4f}): {listed}. '
+    return (f'{what}, beyond two deviations of {int(points["count"]["default"])} '
+            f'seeds of the default (±{wide:.4f}): {listed}. '
             f'Of {len(rest)} other points, {len(rest)-len(out)} stay inside. '
             f'Points with one seed: {(rest["count"] == 1).sum()}; they carry no claim.')
 
@@ -349,7 +363,9 @@ class Found:
         return self[name].drop(columns=['dataset', 'data', 'code', 'made'], errors='ignore')
 
     @property
-    def kind(self): return 'simulated: this shows the method at work and says nothing of real data' if self.simulated else 'real data'
+    def kind(self):
+        return ('simulated: this shows the method at work and says nothing of real data'
+                if self.simulated else 'real data')
 
     def heading(self): # what stands above its part of a page
         "Whose figures these are, and how they are measured again."
@@ -392,8 +408,10 @@ class Found:
 
     def draw(self, *metrics): # -> the figure
         "A forest of every metric, side by side."
-        fig,axes = plt.subplots(1, len(metrics), figsize=(5.5*len(metrics), 1+.3*self['tests'].model.nunique()), squeeze=False)
-        for ax,m in zip(axes[0], metrics): forest(self.tests(m), ax, f'{m} on {self.dataset}')
+        fig,axes = plt.subplots(1, len(metrics), figsize=(5.5*len(metrics), 1+.3*self['tests'].model.nunique()),
+                                squeeze=False)
+        for ax,m in zip(axes[0], metrics):
+            forest(self.tests(m), ax, f'{m} on {self.dataset}')
         fig.tight_layout()
         return fig
 
@@ -434,14 +452,18 @@ class Asked:
         given:dict, # the notebook's parameters: globals()
     ):
         self.name,self.absent,self.measured,self.anew,self.searches,self.ruled = name,{},None,set(),[],False
-        for k in strangers(given): raise BadInput(f"{name} has no parameter '{k}'; it has {', '.join(COMMON)}.")
-        for k,default in PARAMETERS.items(): setattr(self, k, given.get(k, default))
+        for k in strangers(given):
+            raise BadInput(f"{name} has no parameter '{k}'; it has {', '.join(COMMON)}.")
+        for k,default in PARAMETERS.items():
+            setattr(self, k, given.get(k, default))
         self.datasets = by_scales(self.datasets)
         self.variants = self.choices if isinstance(self.choices, dict) else {}
         self.choices = self.named_rows()
         checked = {k: getattr(self, k) for k in (*COMMON, 'choices', 'datasets')}
-        if self.live: self.dataset,self.tag = asked(name, **checked)
-        else: asked(name, **checked | dict(dataset='toy', datasets=self.datasets | dict(committed=['toy'])))
+        if self.live:
+            self.dataset,self.tag = asked(name, **checked)
+        else:
+            asked(name, **checked | dict(dataset='toy', datasets=self.datasets | dict(committed=['toy'])))
         self.wanted = rows_wanted(self.models, self.choices or [])
 
     def named_rows(self): # -> names, None where the page has no rows to choose from
@@ -457,7 +479,8 @@ class Asked:
     def data(self): return store.dataset(self.dataset, self.data_dir or None)
 
     @cached_property
-    def world(self): return world(self.dataset) if self.dataset in store.WORLDS else None   # the simulated shop behind the data
+    def world(self):
+        return world(self.dataset) if self.dataset in store.WORLDS else None   # the simulated shop behind the data
 
     def by_scale(self, values): # as of `scaled`
         "The value for this scale and data set."
@@ -469,7 +492,9 @@ class Asked:
 
     def command(self, **other): # parameters that differ -> for a shell
         "How to measure this table again."
-        return command(self.name, **dict(scale=self.scale, dataset=self.dataset, seeds=self.seeds, models=self.models) | other)
+        return command(
+            self.name,
+            **dict(scale=self.scale, dataset=self.dataset, seeds=self.seeds, models=self.models) | other)
 
     def by_budget(self, rows): # name -> Row -> the same, with what a search by an equal budget has chosen
         "Settings that `tune` remembers for a row on these data stand in place of the page's own grid."
@@ -481,7 +506,8 @@ class Asked:
                 self.searches.append(line)
             elif row.by_search and not self.models:                  # whoever names a row gets it
                 self.absent[name] = UNSEARCHED[self.scale == 'smoke']
-            else: chosen[name] = row
+            else:
+                chosen[name] = row
         return chosen
 
 # %% ../nbs/74_tables.ipynb #8536360f
@@ -515,13 +541,17 @@ class Measured(Asked):
     def lines(self, runs=(), more=(), published=None, selected_on='valid recall@20'): # final runs, further numbers -> lines of a file
         "The ranking metrics of runs, what else was measured, and the rows that could not be run."
         paper,_,rest = self.name.partition('_')
-        missing = [dict(model=m, metric='recall', k=20, seed=-1, value=np.nan, source=why) for m,why in self.absent.items()]
+        missing = [dict(model=m, metric='recall', k=20, seed=-1, value=np.nan, source=why)
+                   for m,why in self.absent.items()]
         parts = [tidy(runs, paper, rest or self.name, published, selected_on)] if len(runs) else []
-        return pd.concat(parts + [lines(self.name, self.data.name, x, selected_on) for x in (more, missing) if len(x)], ignore_index=True)
+        return pd.concat(
+            parts + [lines(self.name, self.data.name, x, selected_on) for x in (more, missing) if len(x)],
+            ignore_index=True)
 
     def frames(self, rows, base, metrics=MEANT, always=False): # name -> Row; as of `tested`; run the base, whatever was asked for
         "What is measured of rows that are held against one of them."
-        if always: self.wanted = list(dict.fromkeys([base, *self.wanted]))
+        if always:
+            self.wanted = list(dict.fromkeys([base, *self.wanted]))
         runs,tries = self.fit(rows)
         known = published(self.dataset)
         found = {'': self.lines(runs, published=known), 'tests': tested(runs, metrics, base, known)}
@@ -537,7 +567,8 @@ class Measured(Asked):
         "Measure and write, unless the scale is committed."
         if not self.live: return
         frames = measure(self)
-        if self.searches or self.ruled and self.scale == 'cpu': frames['settings'] = budgets(self.searches)
+        if self.searches or self.ruled and self.scale == 'cpu':
+            frames['settings'] = budgets(self.searches)
         frames = {k: f.assign(dataset=self.data.name) for k,f in frames.items()}
         files = {f'{self.name}_{k}' if k else self.name: f for k,f in frames.items()}
         publish(self.out_dir, self.commit, self.tag, self.models, **files)
@@ -564,7 +595,8 @@ class Table(Measured):
         "What was measured now, or what the repository holds: of real data where there is any."
         if self.live: return [Found(self.data.name, self.measured, self.command())] if self.measured else []
         held = in_files(results_dir(), self.name)
-        again = lambda d: self.command(scale='smoke' if d in store.WORLDS else 'cpu', dataset=d, seeds=seeds_of(held[d]))
+        again = lambda d: self.command(scale='smoke' if d in store.WORLDS else 'cpu', dataset=d,
+                                       seeds=seeds_of(held[d]))
         found = [Found(d, held[d], again(d)) for d in held if self.dataset in ('', d)]
         real = [f for f in found if not f.simulated]
         return found if self.dataset or not real else real
@@ -573,8 +605,10 @@ class Table(Measured):
         "The data and their notes; or, of what is committed, that there is none, and the command."
         said = [describe(self.data), *self.data.notes, f'`{self.command()}`'] if self.live else []
         if not self.live and all(f.simulated for f in self.found):
-            said += [f"No result on real data is committed yet. It is measured by `{self.command(scale='cpu', dataset='')}`."]
-        if self.live and more: said += more(self.data)
+            said += [f"No result on real data is committed yet. It is measured by "
+                     f"`{self.command(scale='cpu', dataset='')}`."]
+        if self.live and more:
+            said += more(self.data)
         for f in self.found:
             t = f.frames.get('', pd.DataFrame(dict(seed=[])))
             for why,rows in t[t.seed < 0].groupby('source', sort=False):
@@ -595,7 +629,8 @@ class Table(Measured):
         def of(f):
             if 'search' not in f: return f'{f.dataset}: what was tried was not kept with this result.'
             edge = ', '.join(at_ends(f.plain('search'))) or 'none'
-            return [f'{f.dataset}:', f.plain('search'), f'Chosen at an end of its grid, so that a wider one may do better: {edge}.']
+            return [f'{f.dataset}:', f.plain('search'),
+                    f'Chosen at an end of its grid, so that a wider one may do better: {edge}.']
         return self.say(of)
 
     def panels(self, parts, draw, size=(5, 3), rest='', rows=1): # Found -> parts; draws (axes, Found, *part); inches of a panel
@@ -605,7 +640,8 @@ class Table(Measured):
             if not todo: continue
             wide = -(-len(todo)//rows)
             fig,axes = plt.subplots(rows, wide, figsize=(size[0]*wide, size[1]*rows), squeeze=False)
-            for ax,part in zip(axes.flat, todo): draw(ax, f, *part)
+            for ax,part in zip(axes.flat, todo):
+                draw(ax, f, *part)
             fig.tight_layout()
             self.save(fig, rest)
 
@@ -614,7 +650,8 @@ class Table(Measured):
         for f in self.found:
             fig = f.draw(*(metrics or MEANT))
             for ax,m in zip(fig.axes, metrics or MEANT):
-                if line: ax.axvline(f.means(m)[line], lw=.8, color='grey')
+                if line:
+                    ax.axvline(f.means(m)[line], lw=.8, color='grey')
             self.save(fig)
 
 # %% ../nbs/74_tables.ipynb #afd4d5b5
@@ -690,7 +727,9 @@ def means_on(
     t = t.assign(test=test.where(~own, test + ', @' + t.k.astype(str)))[(t.k == k) | own]
     wide = t.pivot_table(index=['model', 'seed'], columns='test', values='value', sort=False)
     each = [c for c in wide if c.startswith('environment ')]
-    if each: wide = wide.assign(**{'environments, mean': wide[each].mean(axis=1), 'environments, worst': wide[each].min(axis=1)})
+    if each:
+        wide = wide.assign(**{'environments, mean': wide[each].mean(axis=1),
+                              'environments, worst': wide[each].min(axis=1)})
     return wide.groupby('model', sort=False).mean()
 
 # %% ../nbs/74_tables.ipynb #f2991a5d
@@ -749,7 +788,8 @@ def cloud(
     "Points of a map, whose axes mean nothing."
     sns.scatterplot(xy, x='x', y='y', s=14, ax=ax, **kw)
     ax.set(title=title, xlabel='', ylabel='', xticks=[], yticks=[])
-    if ax.get_legend(): sns.move_legend(ax, 'upper left', bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
+    if ax.get_legend():
+        sns.move_legend(ax, 'upper left', bbox_to_anchor=(1, 1), fontsize=7, frameon=False)
 
 # %% ../nbs/74_tables.ipynb #e3bcf82e
 def on_tests(
@@ -804,7 +844,8 @@ def changes(f, who, base): # Found; a row, the one that it is held against -> a 
     share = t['diff']/(t['mean'] - t['diff'])
     mine = t.assign(of_runs=both[0], of_methods=both[1], diff=t['diff'].round(9), share=share)
     mine = mine[mine.model == who].sort_values('share')
-    ways = {'costs': mine[mine['diff'] < 0], 'gains': mine[mine['diff'] > 0][::-1], 'is the same': mine[mine['diff'] == 0]}
+    ways = {'costs': mine[mine['diff'] < 0], 'gains': mine[mine['diff'] > 0][::-1],
+            'is the same': mine[mine['diff'] == 0]}
     said = [f"{way} on {', '.join(change(r) for _,r in part.iterrows())}" for way,part in ways.items() if len(part)]
     sure = mine[(mine.of_runs == mine.of_methods) & mine.of_runs.isin(['better', 'worse'])]
     tail = f"Significant given the runs and with the runs as draws: {', '.join(sure.test) or 'none'}."
@@ -817,7 +858,8 @@ def choice(f): # Found -> [rows, tests]
     "What every row has over its twin, with two standard errors over users."
     t = main_tests(f, 'nulls')
     said = [f'{d:+.4f} ± {e:.4f}' for d,e in zip(t['diff'], t.two_se_diff)]
-    return t.assign(said=said).pivot(index='model', columns='test', values='said').loc[t.model.unique(), t.test.unique()]
+    return t.assign(said=said).pivot(index='model', columns='test', values='said').loc[
+        t.model.unique(), t.test.unique()]
 
 # %% ../nbs/74_tables.ipynb #38250ab2
 def choice_in_words(f, who, base): # Found; a row with a twin, the row that both are held against -> a sentence
@@ -825,7 +867,8 @@ def choice_in_words(f, who, base): # Found; a row with a twin, the row that both
     t,to_base,parts = main_tests(f, 'nulls'), f['tests'].set_index(['metric', 'test', 'model'])['diff'], []
     for r in t[t.model == who].itertuples():
         alone,own = (to_base[r.metric, r.test, m] for m in (r.against, who))
-        parts += [f'{r.test} {r.diff:+.4f} ± {r.two_se_diff:.4f} (to {base}: constant {alone:+.4f}, learned {own:+.4f})']
+        parts += [f'{r.test} {r.diff:+.4f} ± {r.two_se_diff:.4f} (to {base}: '
+                  f'constant {alone:+.4f}, learned {own:+.4f})']
     return f"{f.dataset}, {who} against a constant mask: {'; '.join(parts)}."
 
 # %% ../nbs/74_tables.ipynb #645935c7

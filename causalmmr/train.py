@@ -44,7 +44,8 @@ def linear(
     "A linear layer whose start is decided by the generator."
     layer = nn.utils.skip_init(nn.Linear, d_in, d_out, bias=bias)
     nn.init.xavier_uniform_(layer.weight, generator=g)
-    if bias: nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 # %% ../nbs/04_train.ipynb #d2335783
@@ -52,7 +53,9 @@ class Recommender(nn.Module):
     "Two promises: `loss` of a batch and `scores` of users; override `step` when one gradient is not enough."
     n_neg  = 1      # negatives per observed pair; j is [B] for one, [B,N] for more
     reject = True   # a negative is never one of the user's training items
-    space,published = {},{}   # what a search tries: a setting's name -> its values in order, and a paper's settings among them
+    # what a search tries: a setting's name -> its values in order, and a paper's settings among them
+    space = {}
+    published = {}
 
     def __init__(self,
         g:torch.Generator, # decides everything random in the model and its training
@@ -69,7 +72,8 @@ class Recommender(nn.Module):
 
     def final(self): # forward, computed once while evaluating
         if self.training or torch.is_grad_enabled(): return self()
-        if self._final is None: self._final = self()
+        if self._final is None:
+            self._final = self()
         return self._final
 
     def train(self, mode=True):
@@ -77,11 +81,14 @@ class Recommender(nn.Module):
         return super().train(mode)
 
     def start_epoch(self, epoch): pass   # what a model rebuilds once per epoch (item graphs, annealing)
-    def worth(self, figure, data, by): return figure   # of an epoch with this validation figure; a model with something to hide takes that off
+    def worth(self, figure, data, by):
+        return figure   # of an epoch with this validation figure; a model with something to hide takes that off
 
     def step(self, opt, *batch):
         l = self.loss(*batch)
-        opt.zero_grad(); l.backward(); opt.step()
+        opt.zero_grad()
+        l.backward()
+        opt.step()
         return l.detach()
 
     @property
@@ -96,7 +103,9 @@ class Pairs:
         self.keys = pair_keys(data.train, data.n_items)
         self.pool = self.i.unique()   # items somebody took
         full = torch.bincount(self.keys//data.n_items, minlength=data.n_users) >= len(self.pool)
-        if full.any(): raise BadInput(f'{data.name}: user {full.nonzero()[0].item()} took every training item, so no negative can be drawn.')
+        if full.any():
+            raise BadInput(f'{data.name}: user {full.nonzero()[0].item()} took every '
+                           f'training item, so no negative can be drawn.')
 
     def taken(self, u, j): # [n], [n] -> [n] bool: is (u,j) a training pair
         key = u*self.n_items + j
@@ -211,14 +220,18 @@ def rank(
     block:int=1024,    # users scored at a time
 ): # -> [n,k] items, best first and -1 where nothing is left to recommend, [n,k] scores
     "The k best items of each user, over the whole catalogue."
-    was = model.training; model.eval()
+    was = model.training
+    model.eval()
     n_users = 1+max([int(users.max()), *(int(h[0].max()) for h in hide if h.numel())])
     seen = [rows_of(h, n_users) for h in hide]
     top,best = [],[]
     for lo in range(0, len(users), block):
         s = own_scores(model, model.scores(users[lo:lo+block].to(model.device)))
-        for rows in seen: mask_(s, lo, users, rows)
-        v,i = top_k(s, min(k, s.shape[1])); top.append(i.cpu()); best.append(v.cpu())
+        for rows in seen:
+            mask_(s, lo, users, rows)
+        v,i = top_k(s, min(k, s.shape[1]))
+        top.append(i.cpu())
+        best.append(v.cpu())
     model.train(was)
     top,best = (F.pad(torch.cat(x), (0, k-x[0].shape[1]), value=v) for x,v in ((top,-1),(best,-math.inf)))
     return top.masked_fill_(best==-math.inf, -1), best
@@ -272,8 +285,10 @@ def save_tensors(
         tensors = {k: v.detach().cpu().contiguous() for k,v in tensors.items()}
         save_file(tensors, tmp, dict(meta=json.dumps(meta), sum=checksum(tensors, json.loads(json.dumps(meta)))))
         put_in_place(tmp, path)
-    except (OSError, SafetensorError) as e: raise BadInput(f'{path} cannot be written: {e}.') from None
-    finally: tmp.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as e:
+        raise BadInput(f'{path} cannot be written: {e}.') from None
+    finally:
+        tmp.unlink(missing_ok=True)
 
 # %% ../nbs/04_train.ipynb #d0d37ee8
 def load_tensors(
@@ -281,10 +296,13 @@ def load_tensors(
 ): # -> tensors, meta
     "Read it back; a damaged file is a BadInput that names it."
     try:
-        with safe_open(path, 'pt') as f: tensors,said = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+        with safe_open(path, 'pt') as f:
+            tensors,said = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
         meta = json.loads(said.get('meta', '{}'))
-    except (OSError, SafetensorError, ValueError) as e: raise BadInput(f'{path} is not a readable safetensors file: {e}.') from None
-    if 'sum' in said and said['sum'] != checksum(tensors, meta): raise BadInput(f'{path} is not what was written: its checksum differs.')
+    except (OSError, SafetensorError, ValueError) as e:
+        raise BadInput(f'{path} is not a readable safetensors file: {e}.') from None
+    if 'sum' in said and said['sum'] != checksum(tensors, meta):
+        raise BadInput(f'{path} is not what was written: its checksum differs.')
     return tensors, meta
 
 # %% ../nbs/04_train.ipynb #6be5354b
@@ -302,7 +320,9 @@ def load_opt(
     "Put the state back."
     state = {}
     for name,v in tensors.items():
-        if name.startswith('opt.'): _,i,k = name.split('.', 2); state.setdefault(int(i), {})[k] = v
+        if name.startswith('opt.'):
+            _,i,k = name.split('.', 2)
+            state.setdefault(int(i), {})[k] = v
     opt.load_state_dict(dict(state=state, param_groups=opt.state_dict()['param_groups']))
 
 # %% ../nbs/04_train.ipynb #89f221a0
@@ -316,10 +336,15 @@ def _check_fit(data, epochs, batch, lr, patience, by, eval_every): # everything 
     name,_,k = str(by).partition('@')
     if name not in METRICS or not re.fullmatch('[1-9][0-9]{0,8}', k):
         raise BadInput(f"by={by!r} is not a metric at a cutoff such as 'recall@20'; metrics are {', '.join(METRICS)}.")
-    if int(k) > max(data.n_items, 50): raise BadInput(f'by={by!r}: a list of {data.name} has at most {data.n_items} items.')   # 50 places are always kept
+    if int(k) > max(data.n_items, 50):
+        # 50 places are always kept
+        raise BadInput(f'by={by!r}: a list of {data.name} has at most {data.n_items} items.')
     for what,x in dict(epochs=epochs, batch=batch, patience=patience, eval_every=eval_every).items():
-        if not isinstance(x, int) or isinstance(x, bool) or x<1: raise BadInput(f'{what}={x!r} must be a whole number of at least 1.')
-    if eval_every>epochs: raise BadInput(f'eval_every={eval_every} is more than epochs={epochs}: the validation split would never be looked at.')
+        if not isinstance(x, int) or isinstance(x, bool) or x<1:
+            raise BadInput(f'{what}={x!r} must be a whole number of at least 1.')
+    if eval_every>epochs:
+        raise BadInput(f'eval_every={eval_every} is more than epochs={epochs}: the '
+                       f'validation split would never be looked at.')
     if not isinstance(lr, (int,float)) or not 0<lr<math.inf: raise BadInput(f'lr={lr!r} must be a positive number.')
 
 # %% ../nbs/04_train.ipynb #15497684
@@ -333,13 +358,18 @@ class Progress:
     weights:dict = field(default_factory=dict) # the best ones
 
     def save(self, path, model, opt, why):
-        tensors = {**{f'model.{k}': v for k,v in model.state_dict().items()}, **{f'best.{k}': v for k,v in self.weights.items()},
+        tensors = {**{f'model.{k}': v for k,v in model.state_dict().items()},
+                   **{f'best.{k}': v for k,v in self.weights.items()},
                    **opt_tensors(opt), 'g': model.g.get_state()}
-        save_tensors(path, tensors, dict(why=why, epoch=self.epoch, best=self.best, best_epoch=self.best_epoch, history=self.history))
+        save_tensors(
+            path, tensors,
+            dict(why=why, epoch=self.epoch, best=self.best, best_epoch=self.best_epoch, history=self.history))
 
     def load(self, path, model, opt, why):
         t,meta = load_tensors(path)
-        if meta.get('why')!=why: raise BadInput(f'{path} is the checkpoint of another run (its data or settings differ); remove it or name another.')
+        if meta.get('why')!=why:
+            raise BadInput(f'{path} is the checkpoint of another run (its data or '
+                           f'settings differ); remove it or name another.')
         part = lambda p: {k[len(p):]: v for k,v in t.items() if k.startswith(p)}
         model.load_state_dict(part('model.'))
         load_opt(opt, t)
@@ -366,14 +396,18 @@ def fit(
     _check_fit(data, epochs, batch, lr, patience, by, eval_every)
     pairs,opt,at = Pairs(data),adam(model, lr),Progress()
     why = f'{type(model).__name__} {data.fingerprint} batch={batch} lr={lr} by={by} every={eval_every} patience={patience}'
-    if ckpt and Path(ckpt).exists(): at.load(ckpt, model, opt, why)
+    if ckpt and Path(ckpt).exists():
+        at.load(ckpt, model, opt, why)
     resumed,saved = at.epoch,time.monotonic()
-    bar = tqdm(total=epochs, initial=at.epoch, disable=not progress, desc=f'{type(model).__name__} on {data.name}', unit='epoch')
+    bar = tqdm(total=epochs, initial=at.epoch, disable=not progress,
+               desc=f'{type(model).__name__} on {data.name}', unit='epoch')
     with bar:
         halted = asks_to_end(halt, at, eval_every)
         while not halted and at.epoch<epochs and at.epoch-at.best_epoch < patience*eval_every:
             _train_epoch(model, data, pairs, opt, at, batch, by, eval_every)
-            bar.update(); bar.set_postfix({'loss': f"{at.history[-1]['loss']:.4f}", f'valid {by}': f'{at.best:.4f}', 'best epoch': at.best_epoch})
+            bar.update()
+            bar.set_postfix({'loss': f"{at.history[-1]['loss']:.4f}", f'valid {by}': f'{at.best:.4f}',
+                             'best epoch': at.best_epoch})
             halted = asks_to_end(halt, at, eval_every)
             if ckpt and (halted or time.monotonic()-saved >= ckpt_seconds):
                 at.save(ckpt, model, opt, why)
@@ -385,7 +419,8 @@ def fit(
 
 # %% ../nbs/04_train.ipynb #256c2b19
 def adam(model, lr): # -> optimiser over everything that is trained, which may be nothing
-    return torch.optim.Adam([dict(params=[p for p in model.parameters() if p.requires_grad])], lr, fused=model.device.type in ('cpu','cuda'))
+    return torch.optim.Adam([dict(params=[p for p in model.parameters() if p.requires_grad])], lr,
+                            fused=model.device.type in ('cpu','cuda'))
 
 # %% ../nbs/04_train.ipynb #4bfb0299
 def asks_to_end(halt, at, eval_every): # as given to `fit`, a Progress -> bool
@@ -394,10 +429,14 @@ def asks_to_end(halt, at, eval_every): # as given to `fit`, a Progress -> bool
 # %% ../nbs/04_train.ipynb #8d0273d0
 def _train_epoch(model, data, pairs, opt, at, batch, by, eval_every): # one epoch and, when it is time, one look
     t,loss,n = time.monotonic(),0.,0
-    model.train(); model.start_epoch(at.epoch)
+    model.train()
+    model.start_epoch(at.epoch)
     for u,i,j in epoch(pairs, batch, model.g, model.n_neg, model.reject, model.device):
-        loss += float(model.step(opt, u, i, j))*len(u); n += len(u)
-    if not math.isfinite(loss): raise BadInput(f'{type(model).__name__} on {data.name}: the loss is no longer finite in epoch {at.epoch+1}; lower lr={opt.param_groups[0]["lr"]}.')
+        loss += float(model.step(opt, u, i, j))*len(u)
+        n += len(u)
+    if not math.isfinite(loss):
+        raise BadInput(f'{type(model).__name__} on {data.name}: the loss is no longer finite in epoch '
+                       f'{at.epoch+1}; lower lr={opt.param_groups[0]["lr"]}.')
     at.epoch += 1
     row = dict(epoch=at.epoch, loss=loss/n, seconds=round(time.monotonic()-t, 3))
     if at.epoch%eval_every==0:
@@ -414,5 +453,8 @@ def available_device(
 )->torch.device:   # raises BadInput where the wanted one does not exist
     "CUDA where present, else the CPU."
     if wanted=='auto': return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try: torch.empty(0, device=wanted); return torch.device(wanted)
-    except (RuntimeError, AssertionError): raise BadInput(f'device={wanted!r} is not available on this machine.') from None
+    try:
+        torch.empty(0, device=wanted)
+        return torch.device(wanted)
+    except (RuntimeError, AssertionError):
+        raise BadInput(f'device={wanted!r} is not available on this machine.') from None

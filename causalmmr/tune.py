@@ -57,11 +57,13 @@ def space_of(
     "What a search may try."
     known = defaults(Model)
     for k,values in Model.space.items():
-        if k not in known['model'] | known['fit']: raise BadInput(f"{Model.__name__}.space names '{k}', which is no setting of it.")
+        if k not in known['model'] | known['fit']:
+            raise BadInput(f"{Model.__name__}.space names '{k}', which is no setting of it.")
         if not len(values): raise BadInput(f'{Model.__name__}.space has no value for {k}.')
     first = {k: v for k,v in Model.published.items() if k not in fixed and k not in RULE}
     for k,v in first.items():
-        if v not in Model.space.get(k, ()): raise BadInput(f'{Model.__name__}.published has {k}={v!r}, which its space does not hold.')
+        if v not in Model.space.get(k, ()):
+            raise BadInput(f'{Model.__name__}.published has {k}={v!r}, which its space does not hold.')
     settings(Model, rule_for(Model) | first | fixed)
     return {k: tuple(v) for k,v in Model.space.items() if k not in fixed}, first
 
@@ -88,18 +90,24 @@ def left_behind(
 def whole_file(path)->bool: # of SQLite
     "Does the file hold a database from end to end? One that is busy does."
     try:
-        with closing(sqlite3.connect(path, timeout=100)) as db: return db.execute('pragma integrity_check').fetchone() == ('ok',)
-    except sqlite3.OperationalError as e: return 'locked' in str(e)
-    except sqlite3.DatabaseError: return False
+        with closing(sqlite3.connect(path, timeout=100)) as db:
+            return db.execute('pragma integrity_check').fetchone() == ('ok',)
+    except sqlite3.OperationalError as e:
+        return 'locked' in str(e)
+    except sqlite3.DatabaseError:
+        return False
 
 @cache
 def storage_at(path): # of an SQLite file -> Optuna's storage, opened once in a process
-    if path.exists() and not whole_file(path): set_aside(path)
+    if path.exists() and not whole_file(path):
+        set_aside(path)
     return _optuna().storages.RDBStorage(f'sqlite:///{path}', engine_kwargs=dict(connect_args=dict(timeout=100)))
 
 def _optuna():
-    try: import optuna
-    except ImportError: raise BadInput("A search needs Optuna: pip install 'causalmmr[tune]'.") from None
+    try:
+        import optuna
+    except ImportError:
+        raise BadInput("A search needs Optuna: pip install 'causalmmr[tune]'.") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
@@ -111,8 +119,10 @@ def study_at(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     how = dict(study_name='study', direction='maximize', load_if_exists=True)
-    try: return optuna.create_study(storage=storage_at(path.resolve()), **how)
-    except Exception as e: raise BadInput(f'{path} is not the file of a study: {type(e).__name__}.') from None
+    try:
+        return optuna.create_study(storage=storage_at(path.resolve()), **how)
+    except Exception as e:
+        raise BadInput(f'{path} is not the file of a study: {type(e).__name__}.') from None
 
 # %% ../nbs/73_tune.ipynb #80ef4237
 def distributions(
@@ -124,8 +134,10 @@ def distributions(
     d = {}
     for k,values in space.items():
         low,high = widened.get(k, (0, len(values)-1))
-        if is_axis(values): d[k] = optuna.distributions.IntDistribution(low, high)
-        else: d[k] = optuna.distributions.CategoricalDistribution(range(len(values)))
+        if is_axis(values):
+            d[k] = optuna.distributions.IntDistribution(low, high)
+        else:
+            d[k] = optuna.distributions.CategoricalDistribution(range(len(values)))
     return d
 
 def meant(space, places): # name -> values; name -> place -> name -> value
@@ -164,7 +176,9 @@ def propose(
     left = [c for c in combos(space, widened) if c not in before]
     if not left: return None
     if not before: return {k: v.index(first[k]) if k in first else len(v)//2 for k,v in space.items()}
-    draft = optuna.create_study(direction='maximize', sampler=optuna.samplers.TPESampler(seed=(10_000*seed+len(before))%2**32, n_startup_trials=4))
+    draft = optuna.create_study(
+        direction='maximize',
+        sampler=optuna.samplers.TPESampler(seed=(10_000*seed+len(before))%2**32, n_startup_trials=4))
     draft.add_trials([t for t in study.get_trials(deepcopy=False) if t.state.name == 'COMPLETE'])
     places = draft.ask(distributions(space, widened)).params
     return places if places not in before else left[np.random.default_rng([seed, len(before)]).integers(len(left))]
@@ -204,7 +218,8 @@ class Watch:
         self.trial.set_user_attr('spent', self.told)
 
     def __call__(self, at): # Progress -> whether to end
-        if self.spent > self.told+5: self.tell()
+        if self.spent > self.told+5:
+            self.tell()
         self.curve = [(r['epoch'], r[self.by]) for r in at.history if r.get(self.by) == r.get(self.by, 0)]
         reasons = {'given up': left_behind(self.curve, self.others), 'budget': self.spent >= self.left,
                    'set aside': self.spent >= self.share}
@@ -218,7 +233,8 @@ def attempt(
     **kw,                  # of `run`
 )->dict:                   # value, and what is written down beside it
     "Train one proposal."
-    try: row = run(Model, data, seed=seed, halt=watch, progress=False, **kw, **hp)
+    try:
+        row = run(Model, data, seed=seed, halt=watch, progress=False, **kw, **hp)
     except BadInput as e:
         diverged = 'no longer finite' in str(e)
         beyond = any(not 0 <= n < len(Model.space[k]) for k,n in watch.trial.params.items())
@@ -242,7 +258,8 @@ def ends(
     found = {}
     for k,n in places.items():
         low,high = widened.get(k, (0, len(space[k])-1))
-        if is_axis(space[k]) and n in (low, high): found[k] = 'lower' if n == low else 'upper'
+        if is_axis(space[k]) and n in (low, high):
+            found[k] = 'lower' if n == low else 'upper'
     return found
 
 def wider(space, places, by=2): # -> name -> [lowest, highest] place
@@ -251,7 +268,8 @@ def wider(space, places, by=2): # -> name -> [lowest, highest] place
     for k,end in ends(space, places).items():
         last = len(space[k])-1
         more = [n for n in (range(-by, 0) if end == 'lower' else range(last+1, last+1+by)) if can_go(space[k], n)]
-        if more: found[k] = [min(0, *more), max(last, *more)]
+        if more:
+            found[k] = [min(0, *more), max(last, *more)]
     return found
 
 # %% ../nbs/73_tune.ipynb #34ed842e
@@ -266,7 +284,8 @@ def trials_of(
 )->pd.DataFrame: # number, settings, value, run, epochs, best_epoch, ended, stopped, minutes; best first
     "What was tried, for people."
     keep = ('run', 'epochs', 'best_epoch', 'ended', 'stopped')
-    rows = [dict(number=t.number, settings=meant(space, t.params), value=t.value, minutes=t.user_attrs.get('spent', 0)/60)
+    rows = [dict(number=t.number, settings=meant(space, t.params), value=t.value,
+                 minutes=t.user_attrs.get('spent', 0)/60)
             | {k: t.user_attrs.get(k) for k in keep} for t in study.get_trials(deepcopy=False) if t.state.name == 'COMPLETE']
     return pd.DataFrame(rows).sort_values('value', ascending=False, kind='stable').reset_index(drop=True)
 
@@ -313,7 +332,8 @@ class Search:
         share = left if 'continues' in trial.user_attrs else 15*self.minutes
         watch = Watch(trial, self.curves(study), left, share, self.by)
         told = attempt(self.Model, self.data, self.seed, self.hp(trial.params), watch, out=self.out, **self.kw)
-        for k,v in told.items(): trial.set_user_attr(k, v)
+        for k,v in told.items():
+            trial.set_user_attr(k, v)
         study.tell(trial, told['value'])
 
     def next(self): # -> the study, and a trial, or None when nothing is left
@@ -342,12 +362,15 @@ def tune(
     **kw,            # of `run`: device
 )->tuple:            # the line of `settings.json`, the trials
     "Search a model's space on a data set within a budget; resumes, and several processes may share it."
-    if minutes is None: minutes = math.inf if trials else 20.
+    if minutes is None:
+        minutes = math.inf if trials else 20.
     most = math.inf if trials is None else trials
     if not minutes > 0: raise BadInput(f'minutes={minutes!r} must be a positive number of core-minutes.')
-    if trials is not None and (not isinstance(trials, int) or trials < 1): raise BadInput(f'trials={trials!r} must be a whole number from 1.')
+    if trials is not None and (not isinstance(trials, int) or trials < 1):
+        raise BadInput(f'trials={trials!r} must be a whole number from 1.')
     s = Search(Model, data, minutes, most, seed, out, fixed, kw, name)
-    bar = tqdm(total=round(minutes, 2) if minutes < math.inf else None, disable=not progress, desc=f'{s.name} on {data.name}', unit='min')
+    bar = tqdm(total=round(minutes, 2) if minutes < math.inf else None, disable=not progress,
+               desc=f'{s.name} on {data.name}', unit='min')
     with bar:
         while True:
             with ExitStack() as mine:
@@ -371,11 +394,15 @@ def summed_up(s, study): # a Search, its study -> the line of settings.json
     told = ' '.join(f'--{k} {v:g}' for k,v in budget.items())
     named = f" --name '{s.name}'" if s.name != s.Model.__name__ else ''
     return dict(model=s.name, dataset=s.data.name, chosen=meant(s.space, best.params) | s.fixed,
-                figure=round(best.value, 5), by=f'valid {s.by}', budget=budget, spent=round(s.spent(study)/60, 1), trials=len(done),
-                given_up=sum(t.user_attrs['ended'] == 'given up' for t in done), epochs=best.user_attrs.get('epochs', 0),
-                best_epoch=best.user_attrs.get('best_epoch', 0), stopped=best.user_attrs.get('stopped', 'not finite'), edge=edge,
+                figure=round(best.value, 5), by=f'valid {s.by}', budget=budget,
+                spent=round(s.spent(study)/60, 1), trials=len(done),
+                given_up=sum(t.user_attrs['ended'] == 'given up' for t in done),
+                epochs=best.user_attrs.get('epochs', 0),
+                best_epoch=best.user_attrs.get('best_epoch', 0),
+                stopped=best.user_attrs.get('stopped', 'not finite'), edge=edge,
                 widened=sorted(widened), seed=s.seed, data=s.data.fingerprint[:8], code=code_version(s.Model)[:12],
-                command=f'causalmmr tune {s.Model.__name__} {s.data.name} {told}{fixed}{named}' + (f' --seed {s.seed}' if s.seed else ''))
+                command=f'causalmmr tune {s.Model.__name__} {s.data.name} {told}{fixed}{named}' + (
+                    f' --seed {s.seed}' if s.seed else ''))
 
 # %% ../nbs/73_tune.ipynb #bb22ff7c
 def settings_path(): # of the repository's file
@@ -389,7 +416,8 @@ def remembered(
     if not path.is_file(): return {}
     with reading(path):
         found = {(l['model'], l['dataset']): l for l in json.loads(path.read_text(encoding='utf8'))}
-        if not all(isinstance(x, str) for k in found for x in k): raise ValueError('a line without the names of its model and data set')
+        if not all(isinstance(x, str) for k in found for x in k):
+            raise ValueError('a line without the names of its model and data set')
     return found
 
 def remember(
@@ -400,7 +428,8 @@ def remember(
     path = Path(path or settings_path())
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path):
-        if path != settings_path(): usable(path, remembered)      # what the repository holds is for git to mend
+        if path != settings_path():
+            usable(path, remembered)      # what the repository holds is for git to mend
         every = remembered(path) | {(line['model'], line['dataset']): line}
         text = ',\n'.join(json.dumps(every[k], sort_keys=True) for k in sorted(every))
         tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')

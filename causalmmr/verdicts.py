@@ -85,7 +85,8 @@ def rows_where(f, frame, **where): # a Found; one of its frames; column -> value
     "The lines of a frame that have these values; empty where there are none."
     t = f.frames.get(frame, pd.DataFrame())
     if not set(where) <= set(t.columns): return pd.DataFrame()
-    for column,value in where.items(): t = t[t[column] == value]
+    for column,value in where.items():
+        t = t[t[column] == value]
     return t
 
 # %% ../nbs/79_verdicts.ipynb #195e4ba8
@@ -151,7 +152,8 @@ def ahead(row:str, metric='recall@20', frame='tests', **where): # as of `tested`
         why = training(t, row, *others)
         lines = f.frames.get('', pd.DataFrame(dict(seed=[], model=[])))
         absent = list(dict.fromkeys(lines.model[lines.seed < 0]))
-        if lo > 0 and not why and absent: why = f"no figures of {', '.join(absent)}"
+        if lo > 0 and not why and absent:
+            why = f"no figures of {', '.join(absent)}"
         what = ' '.join([f'{row} less {others.iloc[0]}, the best other row', *(f'({v})' for v in where.values())])
         return [Finding(what, value, lo, hi, int(t.seeds.min()), why, least)]
     return judge
@@ -189,7 +191,8 @@ def seedwise(
         a = by_seed(f, row, metric, k)
         b = by_seed(f, over, over_metric or metric, k) if isinstance(over, str) else over
         if not len(a) or isinstance(b, pd.Series) and not len(b): return []
-        if isinstance(b, pd.Series) and set(a.index) != set(b.index): b = b.mean()     # a reference without seeds
+        if isinstance(b, pd.Series) and set(a.index) != set(b.index):
+            b = b.mean()     # a reference without seeds
         return [over_seeds(what or metric, sign*(a-b))]
     return judge
 
@@ -344,8 +347,10 @@ def as_line(v:Verdict)->dict: # text by column
     "One line of the page of claims."
     word = f'{v.word}: {v.reason}' if v.reason else v.word
     told = '; '.join(in_short(d, parts, v.simulated) for d,parts in v.found.items())
-    if v.word == UNTESTABLE: word,told = f'{v.word}, because {v.claim.cannot}',''
-    if v.word == UNMEASURED: told = f'`{v.command}`' if v.command else 'no table measures it yet'
+    if v.word == UNTESTABLE:
+        word,told = f'{v.word}, because {v.claim.cannot}',''
+    if v.word == UNMEASURED:
+        told = f'`{v.command}`' if v.command else 'no table measures it yet'
     table = f'[{v.claim.table}](tables/{v.claim.table}.html)' if v.claim.table else ''
     return {'': v.claim.id, 'claim': v.claim.says, 'verdict': word, 'measured': told, 'table': table}
 

@@ -387,11 +387,14 @@ def if_uniform(
     mine,drawn = r[r.part != 'test'],r[r.part == 'test']
     share,C = len(mine)/(len(who)*data.n_items),int(z.max())+1
     truth = share*mine.rating.mean() + (1-share)*drawn.rating.mean()
-    y,one,at = torch.tensor(mine.rating.tolist()),torch.zeros(len(mine)).long(),tuple(torch.tensor(mine[c].tolist()) for c in ('user','item'))
+    y = torch.tensor(mine.rating.tolist())
+    one = torch.zeros(len(mine)).long()
+    at = tuple(torch.tensor(mine[c].tolist()) for c in ('user','item'))
     door = lambda z: hard(one, y, z[at], 1, C, torch.bincount(z[torch.as_tensor(who)].flatten(), minlength=C)).mean[0]
     other = z[:,torch.randperm(data.n_items, generator=source(0, 'other items'))]
     said = {'naive': naive(one, y, 1).mean[0], 'back door': door(z), 'wrong twin of back door': door(other)}
-    if data.propensity is not None: said['IPS'] = ips(one, y, data.propensity[at], 1, normalised=True).mean[0]
+    if data.propensity is not None:
+        said['IPS'] = ips(one, y, data.propensity[at], 1, normalised=True).mean[0]
     return {k: v.item()-truth for k,v in said.items()}
 
 # %% ../../nbs/11_backdoor.ipynb #f3ca30a7

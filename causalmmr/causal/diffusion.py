@@ -60,7 +60,8 @@ class Schedule(nn.Module):
         prev = torch.cat([a.new_ones(1), a[:-1]])
         c1,c2,var = b*prev.sqrt()/(1-a), (1-prev)*(1-b).sqrt()/(1-a), b*(1-prev)/(1-a)
         tables = dict(signal=a.sqrt(), noise=(1-a).sqrt(), c1=c1, c2=c2, dev=var.sqrt())
-        for k,x in tables.items(): self.register_buffer(k, x.float(), persistent=False)
+        for k,x in tables.items():
+            self.register_buffer(k, x.float(), persistent=False)
 
     def timesteps(self, n, g): # how many items -> [n] antithetic timesteps in 0..T-1
         t = torch.randint(self.T, ((n+1)//2,), generator=g, device=g.device)
@@ -171,7 +172,8 @@ class DualChannel(nn.Module):
     def sample_one(self, D, h, given, g): # denoiser, [I,d] target, its conditions -> [I,d]
         S,t = self.schedule,torch.full((len(h),), self.schedule.T-1, device=h.device)
         x = S.noised(h, t, g) if self.start == 'features' else normal(g, h)
-        for n in reversed(range(S.T)): x = S.back(D(x, torch.full_like(t, n), *given), x, n, g)
+        for n in reversed(range(S.T)):
+            x = S.back(D(x, torch.full_like(t, n), *given), x, n, g)
         return x
 
 # %% ../../nbs/13_diffusion.ipynb #f440b392

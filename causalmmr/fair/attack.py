@@ -28,8 +28,10 @@ def views(
 )->dict:   # explicit -> [U,d], implicit -> [U,d]; only explicit for a model without vectors
     "What attackers may look at."
     model.eval()
-    try: x_u,x_i = (x.detach().cpu().float() for x in model.final())
-    except NotImplementedError: return dict(explicit=projected(model, data))
+    try:
+        x_u,x_i = (x.detach().cpu().float() for x in model.final())
+    except NotImplementedError:
+        return dict(explicit=projected(model, data))
     return dict(explicit=x_u, implicit=row_mean(data.train, (data.n_users, data.n_items))@x_i)
 
 # %% ../../nbs/41_attack.ipynb #351d11df
@@ -65,10 +67,12 @@ def auc(
 
 # %% ../../nbs/41_attack.ipynb #f6c6901f
 def _aucs(ranks, y): # [n,C], [n] -> {class: its AUC}, classes that are in y; of two classes the second
-    n,C = ranks.shape; out = {}
+    n,C = ranks.shape
+    out = {}
     for c in range(1, 2) if C==2 else range(C):
         k = (y==c).sum()
-        if 0<k<n: out[c] = (ranks[y==c,c].sum()-k*(k+1)/2)/(k*(n-k))
+        if 0<k<n:
+            out[c] = (ranks[y==c,c].sum()-k*(k+1)/2)/(k*(n-k))
     return out
 
 # %% ../../nbs/41_attack.ipynb #bff1696c
@@ -84,14 +88,17 @@ def official(
     classes = class_counts(labels)
     for d in sorted({x.shape[1] for x in seen.values()}):
         some = [v for v,x in seen.items() if x.shape[1]==d]
-        x = torch.stack([seen[v] for v in some]); g = torch.Generator().manual_seed(seed)
+        x = torch.stack([seen[v] for v in some])
+        g = torch.Generator().manual_seed(seed)
         heads = Heads(g, d, classes, sets=len(some), start='torch')
         scores = _descend(heads, x[:,~test], y[:,~test], x[:,test], y[:,test], classes, epochs, batch, lr, l2)
-        with torch.no_grad(): p = heads(x[:,test]).exp().numpy()
+        with torch.no_grad():
+            p = heads(x[:,test]).exp().numpy()
         for s,v in enumerate(some):
             for k,n in enumerate(names):
                 ok = (y[k,test]>=0).numpy()
-                out.append(dict(view=v, attribute=n, metric='hard AUC' if classes[k]==2 else 'micro-F1', best=scores[:,s,k].max(), last=scores[-1,s,k],
+                out.append(dict(view=v, attribute=n, metric='hard AUC' if classes[k]==2 else 'micro-F1',
+                                best=scores[:,s,k].max(), last=scores[-1,s,k],
                                 prob_auc=auc(p[s,k,ok][:,:classes[k]], y[k,test].numpy()[ok])))
     return pd.DataFrame(out)
 
@@ -99,14 +106,18 @@ def official(
 @torch.no_grad()
 def _descend(heads, x, y, x_test, y_test, classes, epochs, batch, lr, l2): # -> [epochs,S,K] test score after each epoch
     "Plain gradient descent with weight decay, scored after every epoch."
-    scores = np.zeros((epochs, heads.S, heads.K)); known = [t>=0 for t in y_test]
+    scores = np.zeros((epochs, heads.S, heads.K))
+    known = [t>=0 for t in y_test]
     for e in range(epochs):
-        order = torch.randperm(x.shape[1], generator=heads.g); xe,ye = x[:,order],y[:,order]
+        order = torch.randperm(x.shape[1], generator=heads.g)
+        xe,ye = x[:,order],y[:,order]
         for lo in range(0, len(order), batch):
             gradients(heads, xe[:,lo:lo+batch], heads.aims(ye[:,lo:lo+batch]))
-            for p in heads.parameters(): p.mul_(1-lr*l2).sub_(p.grad, alpha=lr)
+            for p in heads.parameters():
+                p.mul_(1-lr*l2).sub_(p.grad, alpha=lr)
         pred = heads(x_test).argmax(-1)
-        for k,ok in enumerate(known): scores[e,:,k] = [hard_score(q[ok], y_test[k,ok], classes[k]) for q in pred[:,k]]
+        for k,ok in enumerate(known):
+            scores[e,:,k] = [hard_score(q[ok], y_test[k,ok], classes[k]) for q in pred[:,k]]
     return scores
 
 # %% ../../nbs/41_attack.ipynb #9762a9d8
@@ -115,7 +126,8 @@ def axes(
     rows:Tensor,# [U] bool: users to learn the statistics from
 )->Tensor:      # [U,r] float32, principal axes with unit variance on those users
     "Whitened along principal axes; directions without variance are left out."
-    x = x.double(); u = x[rows]-x[rows].mean(0)
+    x = x.double()
+    u = x[rows]-x[rows].mean(0)
     lam,V = torch.linalg.eigh(u.T@u/len(u))
     real = lam > lam[-1].clamp(min=1e-300)*1e-9
     V = V[:,real]*torch.where(V[:,real].abs()==V[:,real].abs().amax(0), V[:,real].sign(), 0.).sum(0).sign()
@@ -142,7 +154,8 @@ def _kernel(x, y, C, fit_, val, test, seed, most=5000):
 def _boosting(x, y, C, fit_, val, test, seed):
     from sklearn.ensemble import HistGradientBoostingClassifier
     known = np.isin(y[val], np.unique(y[fit_]))                 # a class that training lacks cannot be stopped on
-    m = HistGradientBoostingClassifier(max_iter=100, max_leaf_nodes=15, learning_rate=.1, early_stopping=True, n_iter_no_change=8, random_state=seed)
+    m = HistGradientBoostingClassifier(max_iter=100, max_leaf_nodes=15, learning_rate=.1, early_stopping=True,
+                                       n_iter_no_change=8, random_state=seed)
     m.fit(x[fit_], y[fit_], X_val=x[val][known], y_val=y[val][known])
     return {'boosting': [_wide(m, x[i], C) for i in (val, test)]}
 
@@ -160,15 +173,22 @@ def _scores(m, x, C): # the same for a machine that only has a side of the bound
 
 # %% ../../nbs/41_attack.ipynb #0ed8cad9
 def _network(x, y, C, fit_, val, test, seed, epochs=60, patience=8, batch=256):
-    g = torch.Generator().manual_seed(seed); x,y = torch.tensor(x)[None],torch.tensor(y)[None]
-    heads = Heads(g, x.shape[-1], [C], start='torch'); opt = torch.optim.Adam(heads.parameters(), 3e-3, weight_decay=1e-4, fused=True)
+    g = torch.Generator().manual_seed(seed)
+    x,y = torch.tensor(x)[None],torch.tensor(y)[None]
+    heads = Heads(g, x.shape[-1], [C], start='torch')
+    opt = torch.optim.Adam(heads.parameters(), 3e-3, weight_decay=1e-4, fused=True)
     best,left,kept = np.inf,patience,None
     while left and epochs:
-        for b in torch.as_tensor(fit_)[torch.randperm(len(fit_), generator=g)].split(batch): gradients(heads, x[:,b], heads.aims(y[:,b])); opt.step()
-        epochs -= 1; left -= 1
-        with torch.no_grad(): loss = nll(heads(x[:,val]), y[:,val]).item()
+        for b in torch.as_tensor(fit_)[torch.randperm(len(fit_), generator=g)].split(batch):
+            gradients(heads, x[:,b], heads.aims(y[:,b]))
+            opt.step()
+        epochs -= 1
+        left -= 1
+        with torch.no_grad():
+            loss = nll(heads(x[:,val]), y[:,val]).item()
         if loss < best:
-            with torch.no_grad(): best,left,kept = loss,patience,[heads(x[:,i])[0,0,:,:C].exp().numpy() for i in (val, test)]
+            with torch.no_grad():
+                best,left,kept = loss,patience,[heads(x[:,i])[0,0,:,:C].exp().numpy() for i in (val, test)]
     return dict(network=kept)
 
 ATTACKERS = dict(logistic=_logistic, kernel=_kernel, network=_network, boosting=_boosting)
@@ -187,22 +207,28 @@ def strict_one(
     train,at = ((m & ok).nonzero()[:,0].numpy() for m in (~test, test))
     found = {}
     for k in range(seed, seed+seeds):
-        order = np.random.default_rng(k).permutation(train); val,fit_ = order[:len(order)//5],order[len(order)//5:]
+        order = np.random.default_rng(k).permutation(train)
+        val,fit_ = order[:len(order)//5],order[len(order)//5:]
         for a in attackers:
             for name,(pv,pt) in ATTACKERS[a](z, y, C, fit_, val, at, k).items():
                 found.setdefault(name, []).append((auc(pv, y[val]), auc(pt, y[at]), pt))
     name = max(found, key=lambda n: np.nan_to_num(known_mean(v for v,_,_ in found[n]), nan=-1))
-    p = np.mean([q for _,_,q in found[name]], 0); pred = p.argmax(1); each = [a for _,a,_ in found[name]]
+    p = np.mean([q for _,_,q in found[name]], 0)
+    pred = p.argmax(1)
+    each = [a for _,a,_ in found[name]]
     lo,hi,chance = _doubt(p, y[at], seed)
     f1 = np.mean([2*((pred==c)&(y[at]==c)).sum()/max((pred==c).sum()+(y[at]==c).sum(), 1) for c in np.unique(y[at])])
-    return dict(attacker=name, val_auc=known_mean(v for v,_,_ in found[name]), auc=known_mean(each), sd=np.std(each, ddof=1) if seeds>1 else np.nan, lo=lo, hi=hi, chance95=chance,
+    return dict(attacker=name, val_auc=known_mean(v for v,_,_ in found[name]), auc=known_mean(each),
+                sd=np.std(each, ddof=1) if seeds>1 else np.nan, lo=lo, hi=hi, chance95=chance,
                 macro_f1=f1, accuracy=(pred==y[at]).mean(), majority=np.bincount(y[at]).max()/len(at), seeds=seeds),pred
 
 # %% ../../nbs/41_attack.ipynb #80ed5485
 def _doubt(p, y, seed, n=200): # [n,C], [n] -> 2.5 and 97.5 % of the AUC over resampled users, 95 % of the AUC with permuted labels
-    r = np.random.default_rng(seed); draws = [r.integers(0, len(y), len(y)) for _ in range(n)]
+    r = np.random.default_rng(seed)
+    draws = [r.integers(0, len(y), len(y)) for _ in range(n)]
     boot = [v for i in draws if (v := auc(p[i], y[i])) == v] or [np.nan]      # a draw of one class says nothing
-    ranks = rankdata(p, axis=0); null = [known_mean(_aucs(ranks, r.permutation(y)).values()) for _ in range(n)]
+    ranks = rankdata(p, axis=0)
+    null = [known_mean(_aucs(ranks, r.permutation(y)).values()) for _ in range(n)]
     return *np.quantile(boot, [.025, .975]), np.quantile(null, .95)
 
 # %% ../../nbs/41_attack.ipynb #ab208047
@@ -233,7 +259,8 @@ def strict(
     folds=5,     # of the attacks inside the test users; 0: none
 )->pd.DataFrame: # view, attribute, the columns of strict_one, inside and inside_se; a line 'all at once' per view holds accuracy and majority alone
     "What the strongest attackers find in every view."
-    class_counts(labels); out = []
+    class_counts(labels)
+    out = []
     every = test & torch.stack([s>=0 for s in labels.values()]).all(0)
     for v,x in seen.items():
         right = torch.ones(len(test), dtype=torch.bool)
@@ -245,7 +272,8 @@ def strict(
             right[at] &= torch.as_tensor(pred)==s[at]
         if len(labels)>1:
             common = torch.stack([s[every] for s in labels.values()], 1).unique(dim=0, return_counts=True)[1].max()
-            out.append(dict(view=v, attribute='all at once', accuracy=right[every].float().mean().item(), majority=(common/every.sum()).item(), seeds=seeds))
+            out.append(dict(view=v, attribute='all at once', accuracy=right[every].float().mean().item(),
+                            majority=(common/every.sum()).item(), seeds=seeds))
     return pd.DataFrame(out)
 
 # %% ../../nbs/41_attack.ipynb #dd70b3d0
@@ -257,7 +285,8 @@ def intersect(
     "A new attribute whose values are the combinations of others."
     for n in names:
         if n not in labels: raise BadInput(f"There is no attribute '{n}' to cross; there are {', '.join(labels)}.")
-    both = torch.stack([labels[n] for n in names], 1); known = (both>=0).all(1)
+    both = torch.stack([labels[n] for n in names], 1)
+    known = (both>=0).all(1)
     _,code,count = both.unique(dim=0, return_inverse=True, return_counts=True)
     code[~known | (count[code]<least)] = -1
     kept = code[code>=0].unique()
@@ -275,7 +304,8 @@ def leakage(
     folds=5,          # of the attacks inside the test users
 )->pd.DataFrame: # view, attribute, official (its hard score), metric, official_last, official_prob_auc, and the columns of strict
     "Both protocols side by side."
-    a = official(seen, labels, test, seed, epochs).rename(columns=dict(best='official', last='official_last', prob_auc='official_prob_auc'))
+    a = official(seen, labels, test, seed, epochs).rename(columns=dict(
+        best='official', last='official_last', prob_auc='official_prob_auc'))
     return strict(seen, labels, test, seed, seeds, attackers, folds).merge(a, on=['view','attribute'], how='left')
 
 # %% ../../nbs/41_attack.ipynb #26f4a661
@@ -322,11 +352,13 @@ def regroup(
     n,told,aside = np.bincount(code[counted & (code>=0)], minlength=len(values)), [], []
     lost,rest = int((code[counted]<0).sum()), int(n[n<least].sum())
     if lost:
-        told.append(f'{what} is missing for {lost} of {counted.sum()} users: they are counted, and left out of the comparison')
+        told.append(f'{what} is missing for {lost} of {counted.sum()} users: they '
+                    f'are counted, and left out of the comparison')
         aside.append(MISSING)
     if (n<least).any():
         tiny = f'{(n<least).sum()} groups of fewer than {least} users by {what}: {_names(values, n, least)}'
-        if small == 'refuse': raise BadInput(f'There are {tiny}; cut the values into ranges, or let small groups be merged.')
+        if small == 'refuse':
+            raise BadInput(f'There are {tiny}; cut the values into ranges, or let small groups be merged.')
         out = rest < least
         told.append(f'{tiny}; merged into one of {rest} users' + (', too small as well and left out' if out else ''))
         aside += [SMALL]*out
@@ -356,7 +388,8 @@ def per_group(
         mean = f.by_group.to_numpy(float)
         hi,lo = mean.argmax(), mean.argmin()
         gap,half = f.difference(), 2*np.sqrt(se2[hi]+se2[lo])
-        wide.append(dict(metric=m, best=names[kept[hi]], worst=names[kept[lo]], difference=gap, lo=gap-half, hi=gap+half,
+        wide.append(dict(metric=m, best=names[kept[hi]], worst=names[kept[lo]], difference=gap, lo=gap-half,
+                         hi=gap+half,
                          by_chance=by_chance(x[rows], among)))
     return by, pd.DataFrame(wide)
 
@@ -387,8 +420,12 @@ def counterfactual(
     k=20, seed=0,
 )->pd.DataFrame:   # user, flipped: distance to the twin's list, noise: distance between two seeds
     "Distances of lists between a world and its twin under do(attribute)."
-    if attribute not in CLASSES: raise BadInput(f"'{attribute}' is none of the simulator's attributes {', '.join(CLASSES)}.")
-    twin = world.flip(attribute); users = torch.arange(world.p.n_users)
+    if attribute not in CLASSES:
+        raise BadInput(f"'{attribute}' is none of the simulator's attributes {', '.join(CLASSES)}.")
+    twin = world.flip(attribute)
+    users = torch.arange(world.p.n_users)
     hide = (world.data.train, twin.data.train)          # nobody's list differs because of what was clicked before
-    lists = [rank(train(d, s), users, k, hide)[0] for d,s in ((world.data, seed), (twin.data, seed), (world.data, seed+1))]
-    return pd.DataFrame(dict(user=users.numpy(), flipped=list_distance(lists[0], lists[1]).numpy(), noise=list_distance(lists[0], lists[2]).numpy()))
+    lists = [rank(train(d, s), users, k, hide)[0]
+             for d,s in ((world.data, seed), (twin.data, seed), (world.data, seed+1))]
+    return pd.DataFrame(dict(user=users.numpy(), flipped=list_distance(lists[0], lists[1]).numpy(),
+                             noise=list_distance(lists[0], lists[2]).numpy()))

@@ -58,7 +58,8 @@ class MaskSearch:
     pre_batch:int = 512
 
     def __post_init__(self):
-        for f in fields(self): object.__setattr__(self, f.name, search_setting(f, getattr(self, f.name)))
+        for f in fields(self):
+            object.__setattr__(self, f.name, search_setting(f, getattr(self, f.name)))
 
     def but(self,
         given={}, # a MaskSearch, which is taken as it is, or name -> value
@@ -66,7 +67,8 @@ class MaskSearch:
         "The same search, but for what is given."
         if isinstance(given, MaskSearch): return given
         known = [f.name for f in fields(self)]
-        if not isinstance(given, dict): raise BadInput(f'A search takes a MaskSearch or a dict of its settings, not {given!r}.')
+        if not isinstance(given, dict):
+            raise BadInput(f'A search takes a MaskSearch or a dict of its settings, not {given!r}.')
         for k in given:
             if k not in known: raise BadInput(f"A search has no setting '{k}'; it knows {', '.join(known)}.")
         return replace(self, **given)
@@ -79,7 +81,8 @@ class MaskSearch:
 def search_setting(f, v): # a field of MaskSearch, a value -> the value in the field's type, or BadInput
     "A setting that a search can use."
     kinds = {int: 'a whole number from 1', float: 'a number from 0', bool: 'True or False', str: 'a text'}
-    if f.type is float and type(v) is int: v = float(v)
+    if f.type is float and type(v) is int:
+        v = float(v)
     number = f.type in (int, float)
     if type(v) is not f.type or number and not (math.isfinite(v) and v >= (f.type is int)):
         raise BadInput(f'{f.name} of a search takes {kinds[f.type]} such as {f.default!r}, not {v!r}.')
@@ -118,7 +121,8 @@ class Stage:
 
     def content(self, W, z): # -> [all B,1+N] content part of the score, by users or by catalogues, whichever is less
         j,I = torch.cat([j for _,j in self.at]),len(self.x)
-        if j.numel() <= 2*I*len(self.at): return sampled_scores(torch.cat([(c@w)*k for c,w,k in zip(self.c, W, z)]), self.x, j)
+        if j.numel() <= 2*I*len(self.at):
+            return sampled_scores(torch.cat([(c@w)*k for c,w,k in zip(self.c, W, z)]), self.x, j)
         own = torch.cat([torch.full((len(u),1), e*I, device=j.device) for e,(u,_) in enumerate(self.at)])
         return sampled_scores(torch.cat(self.c), torch.cat([self.x@(w*k).T for w,k in zip(W, z)]), j+own)
 

@@ -17,7 +17,8 @@ from itertools import combinations
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ..data import BadInput, MMData
-from ..chunks import (alike_nearby, attributes as attributes_of, chunk_matrix, explained, interval, own_or_other,
+from ..chunks import (alike_nearby, attributes as attributes_of, chunk_matrix, explained, interval,
+                              own_or_other,
                               separation)
 from ..disentangle import keep
 from ..train import Recommender, evaluate, linear, rank, xavier
@@ -299,7 +300,8 @@ def chunk_map(
     "The chunks of some items on a plane."
     from sklearn.manifold import TSNE
     items = torch.randperm(len(model.seen), generator=torch.Generator().manual_seed(seed))[:n]
-    parts = [(c, view or 'fused', z[items]) for view in ('id', *model.mods, None) for c,z in chunks_of(model, view).items()]
+    parts = [(c, view or 'fused', z[items]) for view in ('id', *model.mods, None)
+             for c,z in chunks_of(model, view).items()]
     x = F.normalize(torch.cat([z for *_,z in parts]), dim=1)
     names = np.repeat([[c, view] for c,view,_ in parts], len(items), axis=0)
     tsne = TSNE(init='pca', random_state=seed, perplexity=min(30, len(x)//4), max_iter=max_iter)
@@ -317,7 +319,8 @@ def read_chunks(
     told,withheld = (ask(model, items, least=2 if small else 5) for items in ('told', 'withheld'))
     points,share = chunk_map(model, **dict(n=25, max_iter=250) if small else {})
     frames = dict(own=pd.concat([told[1], withheld[1]]), map=points)
-    if factors is not None: frames['planted'] = factors_explained(model, factors)
+    if factors is not None:
+        frames['planted'] = factors_explained(model, factors)
     return told[0] | withheld[0] | {'map: same chunk among the nearest': share},frames
 
 # %% ../../nbs/62_addrl.ipynb #5a80dbf5
@@ -439,7 +442,8 @@ def one_user(
     user = int(n.argsort()[-len(n)//10])
     top,score = (x[0].cpu() for x in recommend(model, data, [user], k))
     parts = pd.DataFrame(terms(model, torch.full((k,), user), top).cpu().numpy(), columns=model.chunks)
-    parts = parts.assign(item=top.numpy(), score=score.numpy()).melt(['item', 'score'], var_name='chunk', value_name='term')
+    parts = parts.assign(item=top.numpy(), score=score.numpy()).melt(
+        ['item', 'score'], var_name='chunk', value_name='term')
     mine,liked = data.train[1][data.train[0] == user],[]
     for name,a in model.values.items():
         for value,x in value_preferences(model, torch.tensor([user]), name).iloc[0].nlargest(best).items():
@@ -508,7 +512,8 @@ def read_preferences(
 def value_ranks(a): # an Attribute -> [I] from 0 to 1; unknown: nan
     "The rank of an item's value."
     value = pd.Series(a.value.double())
-    if a.names[-1] == 'unknown': value = value.where(value < len(a.names)-1)
+    if a.names[-1] == 'unknown':
+        value = value.where(value < len(a.names)-1)
     return torch.tensor(value.rank(pct=True).to_numpy())
 
 # %% ../../nbs/62_addrl.ipynb #8f357a98
@@ -626,7 +631,8 @@ def read_steering(
     moved,line = steering(model, data, users, accuracy=accuracy),exchange_line(model, data, users[:300], shop)
     at = moved.weight.map('{:g}'.format) + ' on ' + moved.attribute
     numbers = dict(zip('effect of weight ' + at, moved.effect))
-    if accuracy: numbers |= dict(zip('ndcg@20 at weight ' + at, moved.ndcg))
+    if accuracy:
+        numbers |= dict(zip('ndcg@20 at weight ' + at, moved.ndcg))
     numbers |= {f'exchange: {k}': line[k] for k in ('moves', 'correlation') if k in line}
     return numbers,dict(moved=moved, exchange=pd.DataFrame([line]))
 

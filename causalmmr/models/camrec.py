@@ -55,13 +55,15 @@ class OneLevel(nn.Module):
         k = [s.book.match(x) for s,x in zip(self.strata, e)]
         q = [s.back(s.book(x, n)) for s,x,n in zip(self.strata, e, k)]
         l = 0.
-        if rows is not None: l = sum(s.book.loss(x.index_select(0, rows), n[rows]) for s,x,n in zip(self.strata, e, k))
+        if rows is not None:
+            l = sum(s.book.loss(x.index_select(0, rows), n[rows]) for s,x,n in zip(self.strata, e, k))
         z = [torch.lerp(b, a, self.w) for a,b in zip(q if self.quantise and q else c, h)]
         return z, l, sum(x.pow(2).mean() for x in q)
 
     @torch.no_grad()
     def update(self, c, g): # list of [I,d]; noise. Codes of no item are put where items are
-        for s,x in zip(self.strata, c): s.book.update(s.into(x), g)
+        for s,x in zip(self.strata, c):
+            s.book.update(s.into(x), g)
 
 # %% ../../nbs/60_camrec.ipynb #46e75a79
 class _EdgeLogits(torch.autograd.Function):
@@ -85,9 +87,11 @@ class _EdgeLogits(torch.autograd.Function):
             return dpq, dw, None, None
         there,back = ends(A)
         at_reverse = ds[directed(A).t_order]                         # gradient at the reverse of each edge
-        for lo,(r,e,f,s,t) in enumerate(zip(*(x.split(ctx.block) for x in (A.row, there, back, ds.contiguous(), at_reverse)))):
+        for lo,(r,e,f,s,t) in enumerate(zip(*(
+            x.split(ctx.block) for x in (A.row, there, back, ds.contiguous(), at_reverse)))):
             a,b = int(r[0]),int(r[-1])+1
-            start,at = (A.start[a:b+1]-lo*ctx.block).clamp(0, len(r)),torch.arange(len(r), device=r.device, dtype=torch.int32)
+            start = (A.start[a:b+1]-lo*ctx.block).clamp(0, len(r))
+            at = torch.arange(len(r), device=r.device, dtype=torch.int32)
             h = hidden(pq, e).relu_()
             dw += s@h
             dpq[a:b,0] += bag(start, at, s, h.gt_(0))
@@ -138,7 +142,8 @@ class EdgeGate(nn.Module):
 
     def forward(self, A, x): # Sparse, [N,d] -> [2E]
         W_a,W_b = self.hidden.weight.chunk(2, 1)
-        return edge_logits(_Ends.apply(x, torch.cat([W_a, W_b]), self.hidden.bias), self.out.weight[0], A) + self.out.bias
+        return (edge_logits(_Ends.apply(x, torch.cat([W_a, W_b]), self.hidden.bias), self.out.weight[0], A)
+                + self.out.bias)
 
 # %% ../../nbs/60_camrec.ipynb #0b6e80bd
 def gate_of(
@@ -183,7 +188,8 @@ def layers(
 )->list:      # L+1 of [N,d]
     "The observed view, layer by layer; its sum is Rep."
     out = [x]
-    for _ in range(L): out.append(A@out[-1])
+    for _ in range(L):
+        out.append(A@out[-1])
     return out
 
 # %% ../../nbs/60_camrec.ipynb #808582af
@@ -338,7 +344,8 @@ class Adjusted(nn.Module):
     def __init__(self, data, g, mods, d, knn, heard, strata, **diffusion):
         super().__init__()
         self.mods,self.heard = mods,heard
-        for m in mods: self.register_buffer(f'feats_{m}', data.feats[m], persistent=False)
+        for m in mods:
+            self.register_buffer(f'feats_{m}', data.feats[m], persistent=False)
         self.near = nn.ModuleList(item_graph(data.feats[m], knn[min(k, len(knn)-1)]) for k,m in enumerate(mods))
         self.project = nn.ModuleList(linear(g, data.feats[m].shape[1], d) for m in mods)
         self.channel,self.strata = DualChannel(g, mods, d, **diffusion),strata
@@ -457,7 +464,8 @@ class Ranked(Recommender):
 
     @torch.no_grad()
     def start_epoch(self, epoch): # codes of no item are put where items are; with theory, everybody is matched anew
-        if not self.released: self.adjust.strata.update(self.adjust.confounder(self.fresh())[0], self.g)
+        if not self.released:
+            self.adjust.strata.update(self.adjust.confounder(self.fresh())[0], self.g)
 
 # %% ../../nbs/60_camrec.ipynb #4a0764d6
 class CaMRec(Ranked):
@@ -509,7 +517,8 @@ class CaMRec(Ranked):
         if self.theory:
             took,left = ((self.adjust.strata.of(item), n_u, n) for item,n in ((i, n_i), (j, n_j)))
             l,size = self.outcome.loss(x, rep, aug, took=took, left=left)
-        else: l = sum(pairwise(y, n_u, n_i, n_j, self.released) for y in (*rep, *(aug if self.gates else ())))
+        else:
+            l = sum(pairwise(y, n_u, n_i, n_j, self.released) for y in (*rep, *(aug if self.gates else ())))
         if self.gates and self.lam_ssl:
             l = l + self.lam_ssl*sum(counted_nce(a, b, n, self.tau) for a,b in zip(rep, aug) for n in (n_u, n_i))
         l = l + self.lam_diff*l_diff + self.lam_vq*l_vq + self.lam_sparse*sum(y.sigmoid().mean() for y in s)/self.L
@@ -577,7 +586,8 @@ def gates_by_popularity(
     n = torch.bincount(data.train[1], minlength=data.n_items)[data.train[1]].numpy()
     group = pd.qcut(n, bins, labels=False, duplicates='drop')
     t = pd.DataFrame(dict(group=group, n=n, gate=gates.numpy())).groupby('group')
-    return pd.DataFrame({'from': t.n.min(), 'to': t.n.max(), 'clicks': t.n.size(), 'mean': t.gate.mean(), 'sd': t.gate.std()})
+    return pd.DataFrame({'from': t.n.min(), 'to': t.n.max(), 'clicks': t.n.size(), 'mean': t.gate.mean(),
+                         'sd': t.gate.std()})
 
 # %% ../../nbs/60_camrec.ipynb #cf02f481
 @torch.no_grad()
@@ -598,7 +608,8 @@ def code_usage(
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
     k,labels = codes.numpy(),np.asarray(labels)
     t = pd.crosstab(pd.Series(k, name='stratum'), pd.Series(labels, name='label'))
-    t.attrs = dict(used=len(t), ari=float(adjusted_rand_score(labels, k)), nmi=float(normalized_mutual_info_score(labels, k)))
+    t.attrs = dict(used=len(t), ari=float(adjusted_rand_score(labels, k)),
+                   nmi=float(normalized_mutual_info_score(labels, k)))
     return t
 
 # %% ../../nbs/60_camrec.ipynb #7483d1b4
@@ -610,7 +621,8 @@ def why(
     item:int, # id
 )->pd.DataFrame: # one row per clicked item, largest share first; attrs: score, own, and the item's strata
     "One score, click by click."
-    if model.theory: raise BadInput('The mode theory=True ranks by a mean of probabilities, which is no sum over clicks.')
+    if model.theory:
+        raise BadInput('The mode theory=True ranks by a mean of probabilities, which is no sum over clicks.')
     A,L,mine = model.A,model.L,data.train[1][data.train[0]==user].to(model.device)
     at,j,i = edges_at(A, torch.full_like(mine, user), mine+model.U),mine+model.U,item+model.U
     own,share,z = 0.,torch.zeros(len(mine), device=model.device),model.looked()
@@ -618,10 +630,13 @@ def why(
         rep_i,before = (propagate(A, z[m], L)*(L+1))[i],propagate(A, z[m], L-1)*L
         own,share = own + float(z[m][user]@rep_i),share + A.val[at]*(before[j]@rep_i)
     t = pd.DataFrame(dict(item=mine.tolist(), share=share.tolist()))
-    if model.gates: t['gate'] = edge_gates(model, torch.stack([torch.full_like(mine, user), mine])).tolist()
-    for m in model.mods: t[f'cosine {m}'] = F.cosine_similarity(data.feats[m][t.item], data.feats[m][item], dim=1).tolist()
+    if model.gates:
+        t['gate'] = edge_gates(model, torch.stack([torch.full_like(mine, user), mine])).tolist()
+    for m in model.mods:
+        t[f'cosine {m}'] = F.cosine_similarity(data.feats[m][t.item], data.feats[m][item], dim=1).tolist()
     codes = strata_of(model)
-    for m,k in codes.items(): t[f'same stratum {m}'] = (k[t.item]==k[item]).tolist()
+    for m,k in codes.items():
+        t[f'same stratum {m}'] = (k[t.item]==k[item]).tolist()
     t.attrs = dict(score=own+float(share.sum()), own=own, strata={m: int(k[item]) for m,k in codes.items()})
     return t.sort_values('share', ascending=False, ignore_index=True)
 
@@ -636,10 +651,13 @@ def maps(
     from sklearn.manifold import TSNE
     pick = torch.randperm(data.n_items, generator=torch.Generator().manual_seed(seed))[:n]
     model.eval()
-    with torch.no_grad(): final = model.final()[1].cpu().chunk(len(model.ranks), 1)
-    spaces = {(model.mods[m], 'final'): x for m,x in zip(model.ranks, final)} | {(m, 'raw'): data.feats[m] for m in model.mods}
+    with torch.no_grad():
+        final = model.final()[1].cpu().chunk(len(model.ranks), 1)
+    spaces = ({(model.mods[m], 'final'): x for m,x in zip(model.ranks, final)}
+              | {(m, 'raw'): data.feats[m] for m in model.mods})
     flat = lambda x: TSNE(init='pca', random_state=seed, perplexity=min(30, (len(pick)-1)/3)).fit_transform(x[pick].numpy())
-    return pd.concat([pd.DataFrame(flat(x), columns=['x','y']).assign(item=pick.numpy(), modality=m, space=s) for (m,s),x in sorted(spaces.items())], ignore_index=True)
+    return pd.concat([pd.DataFrame(flat(x), columns=['x','y']).assign(item=pick.numpy(), modality=m, space=s)
+                      for (m,s),x in sorted(spaces.items())], ignore_index=True)
 
 # %% ../../nbs/60_camrec.ipynb #5e771a02
 AT_SCALE = {

@@ -100,7 +100,8 @@ def co_occurrence(
     I:int,        # items
 ): # -> [I+1] where each row starts, [M] columns, [M] counts
     "$G=R^\\top R$ in compressed rows: how many users took both items."
-    R = sp.csr_matrix((np.ones(pairs.shape[1], np.float32), pairs.numpy()), shape=(U,I)); R.data[:] = 1
+    R = sp.csr_matrix((np.ones(pairs.shape[1], np.float32), pairs.numpy()), shape=(U,I))
+    R.data[:] = 1
     G = R.T@R
     return tuple(map(torch.from_numpy, (G.indptr, G.indices, G.data)))
 
@@ -205,7 +206,8 @@ class UltraGCN(Recommender):
         self.x_u,self.x_i = xavier(g, data.n_users, d),xavier(g, data.n_items, d)
         beta = degree_weights(data.train, data.n_users, data.n_items)
         near = item_neighbours(data.train, data.n_users, data.n_items, K)
-        for k,x in zip(('b_u','b_i','near','w_near'), beta+near): self.register_buffer(k, x, persistent=False)
+        for k,x in zip(('b_u','b_i','near','w_near'), beta+near):
+            self.register_buffer(k, x, persistent=False)
 
     def forward(self): return self.x_u,self.x_i   # [U,d], [I,d]
 
@@ -231,7 +233,8 @@ def inverse_(
 )->Tensor:    # [n,n]
     "$G^{-1}$ by Cholesky, in place."
     a,bad = lapack.spotrf(G.numpy().T, lower=1, clean=0, overwrite_a=1)
-    if not bad: a,bad = lapack.spotri(a, lower=1, overwrite_c=1)
+    if not bad:
+        a,bad = lapack.spotri(a, lower=1, overwrite_c=1)
     if bad: raise BadInput(f'A matrix of {len(G)} items cannot be inverted in float32; a larger reg makes it possible.')
     return mirrored_(torch.from_numpy(a.T))
 
@@ -289,9 +292,11 @@ class EASE(Recommender):
         if not reg>0: raise BadInput(f'reg={reg!r} must be above 0: there is nothing to invert without it.')
         start,col,n = co_occurrence(data.train, data.n_users, data.n_items)
         G = torch.sparse_csr_tensor(start, col, n, (data.n_items, data.n_items), check_invariants=False).to_dense()
-        for x in more: G.addmm_(x, x.T)
+        for x in more:
+            G.addmm_(x, x.T)
         kept = dict(zip(('start','item'), rows_of(data.train, data.n_users)), B=item_weights_(G, reg))
-        for k,x in kept.items(): self.register_buffer(k, x, persistent=False)
+        for k,x in kept.items():
+            self.register_buffer(k, x, persistent=False)
 
     device = property(lambda self: self.B.device)
 
@@ -316,7 +321,8 @@ def centred_rows(
 class CEASE(EASE):
     "EASE with feature columns as further rows of X (Jeunen et al. 2020, the collective model)."
     space     = dict(epochs=(1,), reg=(10., 20., 50., 100., 200., 500., 1000.), alpha=(5., 20., 100., 500., 2000.))
-    published = dict(epochs=1, reg=500., alpha=100.)   # reg of EASE; alpha is ours: the paper chooses it for each data set
+    # reg of EASE; alpha is ours: the paper chooses it for each data set
+    published = dict(epochs=1, reg=500., alpha=100.)
     def __init__(self,
         data,               # MMData with features
         g:torch.Generator,  # nothing is random here
@@ -426,7 +432,8 @@ def agreement(
     e:list,   # K times [n,d/K], of whom
 )->Tensor:    # [K,E]
     "$\\overline{x_a}^\\top\\tanh\\overline{e_b}$ of each intent at each edge (a,b)."
-    return torch.stack([edge_scores(A, F.normalize(x_k, dim=1), F.normalize(e_k, dim=1).tanh()) for x_k,e_k in zip(x, e)])
+    return torch.stack([edge_scores(A, F.normalize(x_k, dim=1), F.normalize(e_k, dim=1).tanh())
+                        for x_k,e_k in zip(x, e)])
 
 # %% ../../nbs/50_classic.ipynb #dbfb15a0
 class DGCF(Recommender):
@@ -456,7 +463,8 @@ class DGCF(Recommender):
         for _ in range(self.L):
             e = views[-1].chunk(self.K, 1)
             for _ in range(self.T):
-                if heard: S = S + agreement(self.A, *heard)       # of the routing before this one
+                if heard:
+                    S = S + agreement(self.A, *heard)       # of the routing before this one
                 x = [hear(self.A, w, e_k) for w,e_k in zip(S.softmax(0), e)]
                 heard = x,e
             views.append(torch.cat(x, 1))
@@ -547,7 +555,8 @@ class MacridVAE(Recommender):
         self.out = linear(g, d, 2*d)
         start,item = rows_of(data.train, data.n_users)
         turn = item[start[:-1].clamp(max=len(item)-1)]
-        for k,x in dict(start=start, item=item, turn=turn).items(): self.register_buffer(k, x, persistent=False)
+        for k,x in dict(start=start, item=item, turn=turn).items():
+            self.register_buffer(k, x, persistent=False)
         self.register_buffer('steps', torch.zeros((), dtype=torch.long))
 
     def concepts(self): # -> [I,K]
@@ -587,7 +596,8 @@ def what_bounds(
 )->dict:                # name of a trained tensor -> 'penalty', 'norm', 'aside' (no score depends on it), or 'nothing'
     "What keeps each trained tensor from growing for ever."
     trained = {k: p for k,p in model.named_parameters() if p.requires_grad}
-    for p in trained.values(): p.data.add_(.1*torch.randn(p.shape, generator=g))   # a bias starts at zero
+    for p in trained.values():
+        p.data.add_(.1*torch.randn(p.shape, generator=g))   # a bias starts at zero
     (u,i),state = data.train[:,:pairs],model.g.get_state()
     j = i if model.n_neg==1 else i[:,None].expand(-1, model.n_neg)
 
@@ -596,7 +606,8 @@ def what_bounds(
         model.train().start_epoch(1)                     # what an epoch puts right is put right before, not after
         kept = p.data
         p.data = kept*factor
-        with torch.no_grad(): l,s = float(model.loss(u, i, j)),model.eval().scores(u.unique())
+        with torch.no_grad():
+            l,s = float(model.loss(u, i, j)),model.eval().scores(u.unique())
         p.data = kept
         return l,s
 

@@ -76,7 +76,8 @@ class IPSBPR(MFBPR):
         propensity=None,    # [I] or [U,I] in (0,1]; 'published': what came with the ratings; None: popularity_power
     ):
         super().__init__(data, g, d, reg)
-        if isinstance(propensity, str): propensity = published_propensity(data, propensity)
+        if isinstance(propensity, str):
+            propensity = published_propensity(data, propensity)
         p = popularity_power(data.train, data.n_items, eta) if propensity is None else torch.as_tensor(propensity)
         if p.shape not in ((data.n_items,), (data.n_users, data.n_items)):
             raise BadInput(f'propensity must be one number for each of {data.n_items} items, or of user and item.')
@@ -195,7 +196,8 @@ def on_ratings(
     data:Rated,
 )->pd.DataFrame: # test, user and a column for each of JUDGED, of PARTS and of GAIN, which is their difference
     "A recommender on chosen and on uniformly drawn ratings, user by user."
-    with torch.no_grad(): score = model.eval().scores(torch.arange(data.n_users)).numpy(force=True)
+    with torch.no_grad():
+        score = model.eval().scores(torch.arange(data.n_users)).numpy(force=True)
     r = data.ratings.assign(score=score[data.ratings.user, data.ratings.item])
     slope,level = np.polyfit(*r.loc[r.part == 'valid', ['score','rating']].to_numpy().T, 1)
     r['near'] = -(r.rating-level-slope*r.score).abs()

@@ -161,7 +161,8 @@ class MMSSL(Featured):
     def made(self, modal): return [suiting(x_u.detach(), x_i.detach(), self.k) for x_u,x_i in modal]   # -> M graphs
 
     def start_epoch(self, epoch):
-        with torch.no_grad(): self.graphs = self.made(self.modal())
+        with torch.no_grad():
+            self.graphs = self.made(self.modal())
 
     def parts(self): # -> ([U,d], [I,d]) outputs, M of modalities, M of ids over the modalities' graphs
         modal = self.modal()

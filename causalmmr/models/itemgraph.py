@@ -79,14 +79,18 @@ class LATTICE(Recommender):
     def neighbours(self): # -> [I,d] items as their neighbours see them
         h,A = self.x_i,self.A if self.training else None
         row,col,val = self.graph() if A is None else (None, None, None)
-        if A is None: A = Sparse(row, col, val.detach(), (len(h),)*2)
-        if self.training: self.A = A
-        for _ in range(self.layers): h = A@h if val is None else weigh(A, val, h)
+        if A is None:
+            A = Sparse(row, col, val.detach(), (len(h),)*2)
+        if self.training:
+            self.A = A
+        for _ in range(self.layers):
+            h = A@h if val is None else weigh(A, val, h)
         return F.normalize(h, dim=1)
 
     def forward(self): # -> [U,d], [I,d]
         x = x0 = torch.cat([self.x_u, self.x_i])
-        for _ in range(self.L): x = self.ui@x + x0                # Horner: the sum of the first L+1 powers
+        for _ in range(self.L):
+            x = self.ui@x + x0                # Horner: the sum of the first L+1 powers
         x = x/(self.L+1)
         return x[:self.U],x[self.U:] + self.neighbours()
 
@@ -157,9 +161,11 @@ class MICRO(Recommender):
     def opinions(self): # -> M [I,d]: each item as its neighbours in one modality see it
         kept = self.graphs if self.training else None
         graphs = self.fresh() if kept is None else [(A, A.val) for A in kept]
-        if self.training: self.graphs = [A for A,_ in graphs]
+        if self.training:
+            self.graphs = [A for A,_ in graphs]
         out = [self.x_i]*len(graphs)
-        for _ in range(self.layers): out = [weigh(A, v, h) for (A,v),h in zip(graphs, out)]
+        for _ in range(self.layers):
+            out = [weigh(A, v, h) for (A,v),h in zip(graphs, out)]
         return out
 
     def parts(self, rows): # [n] items -> [U,d], [n,d], M [n,d], [n,d] users, items; opinions, their mixture

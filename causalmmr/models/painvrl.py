@@ -95,7 +95,8 @@ class InvRL(ContentUltraGCN):
 def pretrained(data, g, s:MaskSearch, d=64, n_neg=50, ckpt=None): # -> ContentUltraGCN, best on validation NDCG@10
     "InvRL's first step: the backbone on all columns."
     base = ContentUltraGCN(data, g, d, n_neg)
-    loop = dict(epochs=s.pre_epochs, batch=s.pre_batch, patience=s.pre_patience, eval_every=min(s.pre_every, s.pre_epochs))
+    loop = dict(epochs=s.pre_epochs, batch=s.pre_batch, patience=s.pre_patience,
+                eval_every=min(s.pre_every, s.pre_epochs))
     fit(base, data, lr=s.pre_lr, by='ndcg_hits@10', ckpt=ckpt, progress=False, **loop)
     return base.requires_grad_(False)
 

@@ -71,7 +71,8 @@ def gate_lines(
     found = []
     for s,g in enumerate(gates):
         p = gates_by_popularity(g, data)['mean']
-        found += [one_reading(f'gate, {which} items', 'CaMRec', s, p.iloc[k]) for which,k in (('rare', 0), ('popular', -1))]
+        found += [one_reading(f'gate, {which} items', 'CaMRec', s, p.iloc[k])
+                  for which,k in (('rare', 0), ('popular', -1))]
     if data.name not in WORLDS: return found
     truth,(u,i) = world(data.name),data.train
     count = torch.bincount(i, minlength=data.n_items).float()[i]
@@ -126,7 +127,8 @@ def readings(
 )->tuple:          # lines; name -> frame
     "Everything that is read of the parts."
     labels,gates = item_labels(data),[edge_gates(model, data.train) for model in trained]
-    found = [*strata_agreement(trained, data, labels, n_codes), *gate_lines(gates, data), *like_neighbours(trained, data, labels)]
+    found = [*strata_agreement(trained, data, labels, n_codes), *gate_lines(gates, data),
+             *like_neighbours(trained, data, labels)]
     frames = dict(why=taken_apart(trained[0], data), map=maps(trained[0], data, n=n),
                   gates=gates_by_popularity(gates[0], data).reset_index())
     if not labels: return found, frames

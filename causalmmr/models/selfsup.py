@@ -153,7 +153,8 @@ class SLMRec(Featured):
 
     def channels(self, lost=None): # number of a channel that is all zero -> [U+I,(M+1)d] layer 0, ids first
         its = [self.x_i, *(W(self.feature(m)) for W,m in zip(self.maps, self.mods))]
-        if lost is not None: its[lost] = torch.zeros_like(self.x_i)
+        if lost is not None:
+            its[lost] = torch.zeros_like(self.x_i)
         return torch.cat([torch.cat([self.x_u, x]) for x in its], 1)
 
     def forward(self): # -> [U,d], [I,d]
@@ -162,10 +163,12 @@ class SLMRec(Featured):
 
     def view(self, ids, lost): # [2B] users and items, channel without items -> [B,d], [B,d]
         x = self.channels(lost)
-        if 'FD' not in self.task: x_u,x_i = propagate_rows(self.A, x, self.L, ids)[0].chunk(2)
+        if 'FD' not in self.task:
+            x_u,x_i = propagate_rows(self.A, x, self.L, ids)[0].chunk(2)
         else:
             xs = [x]
-            for _ in range(self.L): xs.append(dropout(self.A@xs[-1], self.p, self.g))
+            for _ in range(self.L):
+                xs.append(dropout(self.A@xs[-1], self.p, self.g))
             x_u,x_i = (sum(x.index_select(0, ids) for x in xs)/(self.L+1)).chunk(2)
         return self.out_u(x_u),self.out_i(x_i)
 
@@ -274,7 +277,8 @@ class MENTOR(Featured):
     def masked(self, x): return cosine_gap(self.predictor(x), dropout(x, self.p, self.g)).mean()   # [n,Md] -> []
 
     def views(self, x0, x_u, x_i, ids): # clean channels, distinct users and items of the batch -> []
-        with torch.no_grad(): two = [self.heard(noisy_sum(self.A, x0, self.L, self.eps, self.g)) for _ in range(2)]
+        with torch.no_grad():
+            two = [self.heard(noisy_sum(self.A, x0, self.L, self.eps, self.g)) for _ in range(2)]
         moved = [self.fused(x_u + (a-x_u).detach(), x_i + (b-x_i).detach()) for a,b in two]
         return sum(info_nce(a[k], b[k], self.tau) for a,b,k in zip(*moved, ids))
 
@@ -448,7 +452,8 @@ class DMRL(Recommender):
         for k,m in enumerate(self.mods):
             self.register_buffer(f'f{k}', F.normalize(data.feats[m], dim=1), persistent=False)
         if released:
-            for part in (self.inner, self.outer, self.W1, self.W2): part.requires_grad_(False)
+            for part in (self.inner, self.outer, self.W1, self.W2):
+                part.requires_grad_(False)
 
     def split(self, x): return x.view(len(x), self.K, self.c)            # [n,d] -> [n,F,c]
     def mapped(self, k, i): # number of a modality, [n] items -> [n,d]
@@ -471,7 +476,8 @@ class DMRL(Recommender):
         k,at,n = torch.cat([i, j.flatten()]).unique(return_inverse=True, return_counts=True)
         x,v = self.split(self.x_u.index_select(0, u)),self.views(k)
         def y(x, at): return attended_pairs(x, v.index_select(0, at), self.W1, self.W2)
-        with torch.no_grad(): hard = y(x.repeat_interleave(j.shape[1], 0), at[B:]).view(j.shape).argmax(1, keepdim=True)
+        with torch.no_grad():
+            hard = y(x.repeat_interleave(j.shape[1], 0), at[B:]).view(j.shape).argmax(1, keepdim=True)
         gap = F.softplus(y(x, at[B:].view(j.shape).gather(1, hard)[:,0]) - y(x, at[:B]))
         rest = self.reg*.5*(l2(x) + (v.pow(2).sum((1,2,3))*n).sum()/B)
         if self.lam_cor:
@@ -546,12 +552,14 @@ class MAML(Featured):
 
     def step(self, opt, *batch):
         l = super().step(opt, *batch)
-        for p in (self.x_u, self.x_i): p.data.copy_(in_ball(p.data))
+        for p in (self.x_u, self.x_i):
+            p.data.copy_(in_ball(p.data))
         return l
 
     def content(self, i): # [n] -> [n,d] in the unit ball
         x = self.f.index_select(0, i)
-        for layer in self.layers: x = F.normalize(layer(x).relu(), dim=1)
+        for layer in self.layers:
+            x = F.normalize(layer(x).relu(), dim=1)
         return in_ball(self.last(x))
 
     def parts(self): return self.first.weight.split(self.x_u.shape[1], 1)   # of W_1: users, items, contents
