@@ -77,7 +77,7 @@ lab: $(STAMP)
 	@$(RUN) jupyter lab nbs
 
 bench: $(STAMP)
-	@for b in bench bench_models bench_camrec bench_fmmrec bench_addrl bench_invrl; do echo "== $$b"; $(RUN) python benchmarks/$$b.py || exit 1; done
+	@for b in bench bench_scale bench_models bench_camrec bench_fmmrec bench_addrl bench_invrl; do echo "== $$b"; $(RUN) python benchmarks/$$b.py || exit 1; done
 
 clean:
 	rm -rf _docs _html _proc _pages.json

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['rng', 'xavier', 'linear', 'Recommender', 'Pairs', 'epoch', 'Ranking', 'rows_of', 'mask_', 'top_k', 'own_scores',
-           'rank', 'users_at_once', 'evaluate', 'checksum', 'save_tensors', 'load_tensors', 'opt_tensors', 'load_opt',
-           'look', 'Progress', 'fit', 'adam', 'asks_to_end', 'available_device']
+           'in_bf16', 'rank', 'users_at_once', 'evaluate', 'checksum', 'save_tensors', 'load_tensors', 'opt_tensors',
+           'load_opt', 'look', 'Progress', 'fit', 'adam', 'asks_to_end', 'available_device']
 
 # %% ../nbs/04_train.ipynb #573f2aff
 import hashlib, json, math, os, re, time
@@ -210,6 +210,17 @@ def own_scores(
     held = {x.untyped_storage().data_ptr() for x in (*model.parameters(), *model.buffers())}
     return s.clone() if s.untyped_storage().data_ptr() in held else s
 
+# %% ../nbs/04_train.ipynb #e2783769
+@torch.no_grad()
+def in_bf16(
+    model:Recommender, # whose score is the product of two tables
+):                     # [B] users -> [B,I] float32
+    "Its scores, from tables rounded to bfloat16."
+    if type(model).scores is not Recommender.scores:
+        raise BadInput(f'{type(model).__name__} has scores of its own, which are not computed in bfloat16.')
+    x_u,x_i = (x.bfloat16() for x in model.final())
+    return lambda u: (x_u[u]@x_i.T).float()
+
 # %% ../nbs/04_train.ipynb #4a123cf6
 @torch.no_grad()
 def rank(
@@ -218,15 +229,17 @@ def rank(
     k:int,             # length of the lists
     hide:tuple=(),     # each [2,E] pairs never to be recommended
     block:int=1024,    # users scored at a time
+    bf16=False,        # score as `in_bf16`
 ): # -> [n,k] items, best first and -1 where nothing is left to recommend, [n,k] scores
     "The k best items of each user, over the whole catalogue."
     was = model.training
     model.eval()
+    scores = in_bf16(model) if bf16 else model.scores
     n_users = 1+max([int(users.max()), *(int(h[0].max()) for h in hide if h.numel())])
     seen = [rows_of(h, n_users) for h in hide]
     top,best = [],[]
     for lo in range(0, len(users), block):
-        s = own_scores(model, model.scores(users[lo:lo+block].to(model.device)))
+        s = own_scores(model, scores(users[lo:lo+block].to(model.device)))
         for rows in seen:
             mask_(s, lo, users, rows)
         v,i = top_k(s, min(k, s.shape[1]))
@@ -253,12 +266,13 @@ def evaluate(
     mask_valid=False,    # hide validation positives when ranking for the test split
     metrics=tuple(METRICS), # names in causalmmr.metrics
     block:int=None,      # users scored at a time; None: as many as fit
+    bf16=False,          # score as `in_bf16`
 )->Ranking:              # over the users with at least one positive in the split
     "Full ranking: every item competes, training items are masked."
     pairs = getattr(data, split)
     hide = (data.train,) + ((data.valid,) if mask_valid and split=='test' else ())
     keys,users = pair_keys(pairs, data.n_items),pairs[0].unique()
-    top,_ = rank(model, users, max(ks), hide, block or users_at_once(data.n_items))
+    top,_ = rank(model, users, max(ks), hide, block or users_at_once(data.n_items), bf16)
     hit,n = hits(top, keys, users, data.n_items),n_relevant(keys, users, data.n_items)
     return Ranking(users, top, {f'{m}@{k}': METRICS[m](hit, n, k) for m in metrics for k in ks})
 
