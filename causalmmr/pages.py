@@ -14,7 +14,8 @@ import nbformat, pandas as pd
 import causalmmr
 from . import store
 from .compare import lines_of, rows_wanted, save_table
-from .data import BadInput, expanded, reading
+from .data import BadInput, reading
+from .files import expanded
 from .train import available_device
 
 # %% ../nbs/72_pages.ipynb #5d100baf
