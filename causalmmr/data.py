@@ -201,7 +201,7 @@ LEAST = 10 # users that a group must have to be compared: below, a mean says mor
 def group_sizes(
     data:MMData,
     least=LEAST,    # users that a group must have
-)->pd.DataFrame:    # attribute, groups, missing, small (groups of fewer than least users), smallest; no row without users
+)->pd.DataFrame:    # attribute, groups, missing, small (groups of fewer than least), smallest; no row without users
     "The groups that the attributes of the users make."
     rows = []
     for name in [] if data.users is None else [c for c in data.users if c != 'attacker_test']:

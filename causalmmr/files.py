@@ -174,7 +174,7 @@ def as_feature(
     return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
 
 # %% ../nbs/06_files.ipynb #c9cbadcf
-def _by_asin(x, asins, path): # DMRL's {asin: vector} -> a row per item, zeros where it has none, and which items have one
+def _by_asin(x, asins, path): # DMRL's {asin: vector} -> a row per item, zeros where it has none; [I] which have one
     with reading(path):
         v = {a:np.ravel(np.asarray(r)[0] if np.ndim(r)==2 else r) for a,r in x.items()}
         zero = np.zeros(len(next(iter(v.values()))))

@@ -195,6 +195,7 @@ def attend_tokens(
             for k in range(d):
                 c[r,k] += w*z[r,j,k]
 
+# %% ../nbs/01_kernels.ipynb #b6b94a29
 @compiled
 def attend_tokens_back(
     z,  # [n,K,d]

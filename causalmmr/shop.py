@@ -48,8 +48,8 @@ def decoded(
         raise BadInput(f'There is no encoding {encoding!r}; usual are utf-8, latin-1, cp1252.') from None
     except UnicodeDecodeError as e:
         row,byte = raw[:e.start].count(b'\n')+1, raw[e.start]
-        raise BadInput(f'{path} row {row} is not {encoding} (byte {byte:#04x}): name '
-                       f'its encoding, such as --encoding latin-1') from None
+        raise BadInput(f'{path} row {row} is not {encoding} (byte {byte:#04x}): '
+                       f'name its encoding, such as --encoding latin-1') from None
     return text.removeprefix('\ufeff')
 
 # %% ../nbs/08_shop.ipynb #7727d8fb
@@ -110,14 +110,12 @@ NAMES = dict(user='user userid customer customerid visitor visitorid client clie
              image='image imagefile imagepath picture photo img'.split(), title='title name productname'.split())
 
 # %% ../nbs/08_shop.ipynb #8db6d09f
-#| export
-
-# %% ../nbs/08_shop.ipynb #3115b6b5
-def _plain(name): return re.sub(r'[\W_]', '', str(name).lower())      # whatever its case and underscores
-
 def _listed(names): # names of columns, the first dozen
     names = list(map(str, names))
     return ', '.join(names[:12]) + (f' and {len(names)-12} more' if len(names) > 12 else '')
+
+# %% ../nbs/08_shop.ipynb #3115b6b5
+def _plain(name): return re.sub(r'[\W_]', '', str(name).lower())      # whatever its case and underscores
 
 # %% ../nbs/08_shop.ipynb #c1102f71
 def column(
@@ -147,9 +145,10 @@ def numbers(
     "A column of numbers, or the row that holds none."
     v = pd.to_numeric(x.str.replace(',', '.', regex=False) if decimal == ',' else x, errors='coerce').astype(float)
     bad = (x != '') & ~np.isfinite(v)
-    hint = ('; for a decimal comma say --decimal ,'
-            if decimal == '.' and x[bad].str.fullmatch(r'-?\d+,\d+').any() else '')
-    if bad.any(): raise BadInput(f"{path} row {bad.idxmax()}, column {x.name}: '{x[bad].iloc[0]}' is no number{hint}")
+    if bad.any():
+        comma = decimal == '.' and x[bad].str.fullmatch(r'-?\d+,\d+').any()
+        hint = '; for a decimal comma say --decimal ,' if comma else ''
+        raise BadInput(f"{path} row {bad.idxmax()}, column {x.name}: '{x[bad].iloc[0]}' is no number{hint}")
     return v
 
 # %% ../nbs/08_shop.ipynb #4b378b29
@@ -164,7 +163,8 @@ def times(
         t = pd.to_datetime(x, format=form or 'ISO8601', utc=True, errors='coerce')
         bad = t.isna()
         if bad.any():
-            raise BadInput(f"{path} row {bad.idxmax()}, column {x.name}: '{x[bad].iloc[0]}' is no time{'' if form else ' as ISO 8601 writes it: say its form, such as --time-format %d.%m.%Y'}")
+            hint = '' if form else ' as ISO 8601 writes it: say its form, such as --time-format %d.%m.%Y'
+            raise BadInput(f"{path} row {bad.idxmax()}, column {x.name}: '{x[bad].iloc[0]}' is no time{hint}")
         v = t.dt.as_unit('s').astype('int64').astype(float)
         late = v > 4102444800
         if late.any():
@@ -233,8 +233,8 @@ def split(
     "Which part of the data a pair is in."
     if how not in SPLITS: raise BadInput(f"There is no split '{how}'; there are {', '.join(SPLITS)}.")
     if min(valid, test) <= 0 or valid+test >= 1:
-        raise BadInput(f'Shares for validation ({valid:g}) and test ({test:g}) must be '
-                       f'above 0 and leave something for training.')
+        raise BadInput(f'Shares for validation ({valid:g}) and test ({test:g}) must be above 0 '
+                       'and leave something for training.')
     (u,_),(i,_),g = pd.factorize(e.user), pd.factorize(e.item), np.random.default_rng(seed)
     if how == 'per-user':
         label = per_user_split(u, i, g)
@@ -242,16 +242,16 @@ def split(
         label = random_split(u, i, g, valid, test)
     else:
         if 'time' not in e:
-            raise BadInput(f"A split by {how} needs times, and no column of the clicks "
-                           f"is known as one: say --column time=NAME.")
+            raise BadInput(f'A split by {how} needs times, and no column of the clicks is known as one: '
+                           'say --column time=NAME.')
         if e.time.nunique() < 3:
-            raise BadInput(f'A split by {how} needs at least three different times; '
-                           f'the clicks have {e.time.nunique()}.')
+            raise BadInput(f'A split by {how} needs at least three different times; the clicks have '
+                           f'{e.time.nunique()}.')
         label = time_split(u, g.permutation(len(e)), e.time, valid, test, how == 'time-per-user')
     for k,part in enumerate(('training','validation','test')):
         if not (label == k).any():
-            raise BadInput(f"The split '{how}' of {len(e)} pairs leaves nothing for "
-                           f"{part}; choose another, or larger shares.")
+            raise BadInput(f"The split '{how}' of {len(e)} pairs leaves nothing for {part}; "
+                           'choose another, or larger shares.')
     return label
 
 # %% ../nbs/08_shop.ipynb #87ee76e8
@@ -288,8 +288,8 @@ def matched(
     for lost,sentence in ((ids.difference(t.index), f'{path} has no row for {{n}} {kind}s of the clicks'),
                           (t.index.difference(ids), f'{path} has {{n}} {kind}s without a click')):
         if len(lost) and unmatched == 'refuse':
-            raise BadInput(f"{sentence.format(n=len(lost))}, first '{lost[0]}': say "
-                           f"--unmatched keep or --unmatched drop")
+            raise BadInput(f"{sentence.format(n=len(lost))}, first '{lost[0]}': "
+                           'say --unmatched keep or --unmatched drop')
     ids = ids.intersection(t.index) if unmatched == 'drop' else ids.union(t.index)
     e,ids = e[ids.get_indexer(e[kind]) >= 0], ids.sort_values()
     if not len(e): raise BadInput(f'{path} has no {kind} in common with the clicks')
@@ -312,9 +312,9 @@ def ranges(
     if not len(edges) or list(edges) != sorted(set(edges)):
         raise BadInput(f"The edges of --bins {x.name}={cut} must grow.")
     say = [f'below {edges[0]:g}', *(f'{a:g} – {b:g}' for a,b in zip(edges, edges[1:])), f'from {edges[-1]:g}']
-    return pd.Series(
-        [None if np.isnan(v) else say[k] for v,k in zip(x, np.searchsorted(edges, x, side='right'))], x.index,
-        dtype=object, name=x.name)
+    at = np.searchsorted(edges, x, side='right')
+    text = [None if np.isnan(v) else say[k] for v,k in zip(x, at)]
+    return pd.Series(text, x.index, dtype=object, name=x.name)
 
 # %% ../nbs/08_shop.ipynb #6b9a8600
 MOST_VALUES = 1000   # of an attribute that is text
@@ -341,12 +341,9 @@ def attribute(
     if n < 2:
         raise BadInput(f"{path}, column {x.name}: everything is '{said.iloc[0]}', and nothing can be told apart by it")
     if n > MOST_VALUES and (few or not number):
-        raise BadInput(f'{path}, column {x.name}: {n} different values are too many '
-                       f'for an attribute (at most {MOST_VALUES}); '
-                                                              + (
-                                                                  f'cut it into ranges, such as --bins {x.name}=5'
-                                                                  if number
-                                                                  else 'group them, or leave the column out'))
+        way = f'cut it into ranges, such as --bins {x.name}=5' if number else 'group them, or leave the column out'
+        raise BadInput(f'{path}, column {x.name}: {n} different values are too many for an attribute '
+                       f'(at most {MOST_VALUES}); {way}')
     return v
 
 # %% ../nbs/08_shop.ipynb #b83d82fe
@@ -399,7 +396,12 @@ def _core(e, k): # clicks -> those of the k-core
 USUAL,RESERVED = ('price','brand','category'), ('phrase','attacker_test','itemID','userID','popularity')
 
 # %% ../nbs/08_shop.ipynb #9c446ebe
-def _typed(t, rows, names, asked, path, how, bins, few): # table, id -> row, columns that are attributes -> the table with these typed
+def _typed(
+    t, rows, # table; id -> row of the file
+    names,   # columns that are attributes
+    asked,   # did the user name them?
+    path, how, bins, few, # as elsewhere
+): # -> the table with these columns typed
     for c in names:
         if c not in t: raise BadInput(f"{path} has no column '{c}'; it has {_listed(t)}")
     for c in t.columns.intersection(RESERVED):
@@ -435,15 +437,15 @@ def _announced(x, path, decimal): # a column of text
     said = x[x != '']
     odd = said[said.str.contains(',', regex=False)]
     if decimal == '.' and len(odd) and said.str.fullmatch(r'-?\d+(,\d+)?').all():
-        raise BadInput(f"{path} row {odd.index[0]}, column {x.name}: '{odd.iloc[0]}' is no "
-                       f"number; for a decimal comma say --decimal ,")
+        raise BadInput(f"{path} row {odd.index[0]}, column {x.name}: '{odd.iloc[0]}' is no number; "
+                       'for a decimal comma say --decimal ,')
 
 # %% ../nbs/08_shop.ipynb #39cf9078
 def _checked(f): # Files -> the same, if they go together
     for what,of,there in (('--attributes','--items',f.items), ('--sensitive','--users',f.users)):
         if getattr(f, what[2:]) and not there: raise BadInput(f'{what} names columns of {of}, which is not given.')
-    spare = (set(f.bins or {}) - set(f.attributes) - set(f.sensitive)
-             - (set(USUAL) if f.items and not f.attributes else set()))
+    taken = {*f.attributes, *f.sensitive, *(USUAL if f.items and not f.attributes else ())}
+    spare = set(f.bins or {}) - taken
     if spare: raise BadInput(f"--bins {min(spare)}: no attribute and no sensitive column has this name.")
     return f
 
@@ -457,13 +459,17 @@ def gather(
     e = _core(every, f.core)
     count = every.attrs | {'outside core': len(every)-len(e)}
     e,ids,tables = _together(e, f, how, every)
-    inter = pd.DataFrame({f'{k}ID': ids[k].get_indexer(e[k]) for k in ('user','item')}).assign(x_label=split(e, f.split, f.seed))
+    inter = pd.DataFrame({f'{k}ID': ids[k].get_indexer(e[k]) for k in ('user','item')})
+    inter['x_label'] = split(e, f.split, f.seed)
     if 'time' in e:
         inter['time'] = e.time.to_numpy()
     return dict(inter=inter, ids=ids, count=count, **_described(f, how, tables, ids))
 
 # %% ../nbs/08_shop.ipynb #794206cb
-def _together(e, f, how, every): # clicks of the core, Files, Reading, all clicks -> clicks, ids, kind -> (table, rows) or None
+def _together(
+    e, f, how, # clicks of the core, Files, Reading
+    every,     # all clicks
+): # -> clicks, ids, kind -> (table, rows) or None
     read = {k: entities(p, k, how) if p else (None, None) for k,p in (('item',f.items), ('user',f.users))}
     ids,tables,before = {}, {}, -1
     while before != len(e):
@@ -497,6 +503,7 @@ def _card(name, f, got): # what was read, left out and kept
     U,I = len(ids['user']), len(ids['item'])
     train = inter[inter.x_label == 0]
     source = lambda p: dict(file=Path(p).name, bytes=os.path.getsize(p), sha256=sha256(p))
+    missing = lambda x: int((x.isna() | (x.astype(object) == '')).sum())
     card = dict(name=name, users=U, items=I, pairs=len(inter), sparsity=1-len(inter)/(U*I),
                 split=dict(rule=f.split, seed=f.seed, train=int(n[0]), valid=int(n[1]), test=int(n[2])),
                 left_out=got['count'],
@@ -507,9 +514,7 @@ def _card(name, f, got): # what was read, left out and kept
                         for k,p in enumerate(('train','valid','test'))}
     for k in ('items','users'):
         if got[k] is not None:
-            card[f'{k}_columns'] = {
-                c: dict(values=int(x.nunique()), missing=int((x.isna() | (x.astype(object) == '')).sum()))
-                for c,x in got[k].items()}
+            card[f'{k}_columns'] = {c: dict(values=int(x.nunique()), missing=missing(x)) for c,x in got[k].items()}
     return card
 
 # %% ../nbs/08_shop.ipynb #311becb1
@@ -548,7 +553,8 @@ def write_card(folder, card): # as JSON
 def _write(tmp, got, card): # the files of the folder
     got['inter'].to_parquet(tmp/'inter.parquet')
     for kind,key in (('user','userID'), ('item','itemID')):
-        pd.DataFrame({key: np.arange(len(got['ids'][kind])), 'id': got['ids'][kind].astype(str)}).to_parquet(tmp/f'{kind}_ids.parquet')
+        ids = got['ids'][kind]
+        pd.DataFrame({key: np.arange(len(ids)), 'id': ids.astype(str)}).to_parquet(tmp/f'{kind}_ids.parquet')
         t = got[f'{kind}s']
         if t is not None:
             t.reset_index(drop=True).assign(**{key: np.arange(len(t))}).to_parquet(tmp/f'{kind}s.parquet')

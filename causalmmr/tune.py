@@ -284,9 +284,11 @@ def trials_of(
 )->pd.DataFrame: # number, settings, value, run, epochs, best_epoch, ended, stopped, minutes; best first
     "What was tried, for people."
     keep = ('run', 'epochs', 'best_epoch', 'ended', 'stopped')
-    rows = [dict(number=t.number, settings=meant(space, t.params), value=t.value,
-                 minutes=t.user_attrs.get('spent', 0)/60)
-            | {k: t.user_attrs.get(k) for k in keep} for t in study.get_trials(deepcopy=False) if t.state.name == 'COMPLETE']
+    rows = []
+    for t in study.get_trials(deepcopy=False):
+        if t.state.name == 'COMPLETE':
+            told = dict(number=t.number, settings=meant(space, t.params), value=t.value)
+            rows.append(told | dict(minutes=t.user_attrs.get('spent', 0)/60) | {k: t.user_attrs.get(k) for k in keep})
     return pd.DataFrame(rows).sort_values('value', ascending=False, kind='stable').reset_index(drop=True)
 
 # %% ../nbs/73_tune.ipynb #bca27542
@@ -352,7 +354,7 @@ class Search:
 def tune(
     Model,           # a class of recommenders
     data:MMData,
-    minutes=None,    # core-minutes for the whole search, the same for every row of a table; 20 where trials are not counted
+    minutes=None,    # core-minutes for the whole search; 20 where trials are not counted
     trials=None,     # how many at most
     seed=0,          # of every trial and of the proposals
     out='_runs',     # the study lies in studies/, its runs in runs/
@@ -393,16 +395,15 @@ def summed_up(s, study): # a Search, its study -> the line of settings.json
     fixed = ''.join(f' -p {k}={v}' for k,v in s.fixed.items())
     told = ' '.join(f'--{k} {v:g}' for k,v in budget.items())
     named = f" --name '{s.name}'" if s.name != s.Model.__name__ else ''
+    seeded = f' --seed {s.seed}' if s.seed else ''
     return dict(model=s.name, dataset=s.data.name, chosen=meant(s.space, best.params) | s.fixed,
                 figure=round(best.value, 5), by=f'valid {s.by}', budget=budget,
                 spent=round(s.spent(study)/60, 1), trials=len(done),
                 given_up=sum(t.user_attrs['ended'] == 'given up' for t in done),
-                epochs=best.user_attrs.get('epochs', 0),
-                best_epoch=best.user_attrs.get('best_epoch', 0),
-                stopped=best.user_attrs.get('stopped', 'not finite'), edge=edge,
-                widened=sorted(widened), seed=s.seed, data=s.data.fingerprint[:8], code=code_version(s.Model)[:12],
-                command=f'causalmmr tune {s.Model.__name__} {s.data.name} {told}{fixed}{named}' + (
-                    f' --seed {s.seed}' if s.seed else ''))
+                epochs=best.user_attrs.get('epochs', 0), best_epoch=best.user_attrs.get('best_epoch', 0),
+                stopped=best.user_attrs.get('stopped', 'not finite'), edge=edge, widened=sorted(widened),
+                seed=s.seed, data=s.data.fingerprint[:8], code=code_version(s.Model)[:12],
+                command=f'causalmmr tune {s.Model.__name__} {s.data.name} {told}{fixed}{named}{seeded}')
 
 # %% ../nbs/73_tune.ipynb #bb22ff7c
 def settings_path(): # of the repository's file

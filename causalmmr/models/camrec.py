@@ -354,7 +354,7 @@ class Adjusted(nn.Module):
         f = [p(getattr(self, f'feats_{m}')) for p,m in zip(self.project, self.mods)]
         return f,[S@x for S,x in zip(self.near, f)]
 
-    def confounder(self, g, train=False): # -> lists of [I,d], C and the H it is an estimate from; [] loss of the channels
+    def confounder(self, g, train=False): # -> lists of [I,d]: C, the H it is an estimate from; [] loss of the channels
         f,h = self.items()
         F_,H = dict(zip(self.mods, f)),dict(zip(self.mods, h))
         C = self.channel(H, F_, g)[0] if train else self.channel.sample(H, F_, g)
@@ -476,9 +476,8 @@ class CaMRec(Ranked):
         data,                      # MMData with two or more modalities
         g:torch.Generator,         # all randomness
         d=64, L=2,                 # width of every vector; propagation layers
-        knn=(40,20),               # neighbours in the item graph of v, of t, of all further modalities (the last repeats)
-        T=20, schedule='linear',   # steps of the diffusion; linear, cosine, sqrt or exponential
-        start='features',          # what sampling starts at: the (noised) features, or noise
+        knn=(40,20),               # neighbours in the item graph of v, of t, of further modalities (the last repeats)
+        T=20, schedule='linear', start='features', # diffusion: steps; linear, cosine, sqrt, exponential; or from noise
         n_codes=50, beta=.2,       # strata per modality (0: no codebook), commitment
         w=.01,                     # weight of the confounder in the adjusted features
         lam_diff=.5, lam_vq=.5, lam_ssl=.04, reg=1e-3, # weights of the losses
@@ -487,7 +486,7 @@ class CaMRec(Ranked):
         max_edges=0,               # clicks in the gated view of a step (0: all of them, as the paper)
         channel='', rank_by='',    # ablations: the only modality whose channel is on; the only one whose vectors rank
         released=False,            # as the released code behaves
-        theory=False,              # the theory-complete mode; the rest is its own
+        theory=False,              # the theory-complete mode; what follows is its own
         n_coarse=4, n_fine=4,      # coarse strata, and fine ones in each
         n_bank=16, n_draws=4,      # groups of observed views; gated graphs drawn for ranking
         prune=.1, lam_sparse=0.,   # share of edges cut in each layer; weight of the mean gate
@@ -502,8 +501,7 @@ class CaMRec(Ranked):
         one = OneLevel(g, M, d, 0 if theory else n_codes, w, beta, quantise, released)
         strata = Hierarchy(g, M, d, data.n_items, n_coarse, n_fine, beta) if theory else one
         self.adjust = Adjusted(data, g, self.mods, d, knn, heard, strata, T=T, kind=schedule, start=start)
-        cutting = prune if theory else 0.
-        self.views = nn.ModuleList(Views(g, self.U, d, L, tau_gate, self.gates, cutting) for _ in self.mods)
+        self.views = nn.ModuleList(Views(g, self.U, d, L, tau_gate, self.gates, prune*theory) for _ in self.mods)
         self.outcome = Outcome(data, M, d) if theory else None
         self.A = sym_norm(data.edge_index, data.n_users+data.n_items)
 
@@ -655,9 +653,11 @@ def maps(
         final = model.final()[1].cpu().chunk(len(model.ranks), 1)
     spaces = ({(model.mods[m], 'final'): x for m,x in zip(model.ranks, final)}
               | {(m, 'raw'): data.feats[m] for m in model.mods})
-    flat = lambda x: TSNE(init='pca', random_state=seed, perplexity=min(30, (len(pick)-1)/3)).fit_transform(x[pick].numpy())
-    return pd.concat([pd.DataFrame(flat(x), columns=['x','y']).assign(item=pick.numpy(), modality=m, space=s)
-                      for (m,s),x in sorted(spaces.items())], ignore_index=True)
+    def flat(x):
+        tsne = TSNE(init='pca', random_state=seed, perplexity=min(30, (len(pick)-1)/3))
+        return pd.DataFrame(tsne.fit_transform(x[pick].numpy()), columns=['x','y'])
+    return pd.concat([flat(x).assign(item=pick.numpy(), modality=m, space=s) for (m,s),x in sorted(spaces.items())],
+                     ignore_index=True)
 
 # %% ../../nbs/60_camrec.ipynb #5e771a02
 AT_SCALE = {
