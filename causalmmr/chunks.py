@@ -21,6 +21,7 @@ ATTRIBUTES = dict(price=('price','price_label'), popularity=('popularity','sales
                   brand=('brand','brand_id','brand_label'), category=('category','category_id','category_label'))
 CONTINUOUS = ('price', 'popularity', 'sales_rank')   # columns that are cut at quantiles even where all values are whole
 
+# %% ../nbs/21_chunks.ipynb #53f8d2b6
 class Attribute(NamedTuple):
     "An attribute of the items, as classes."
     value:Tensor     # [I] class numbers from 0
@@ -164,6 +165,7 @@ class ChunkReading(NamedTuple):
     table:pd.DataFrame # chunk, attribute, accuracy, lo, hi, chance, information
     probes:dict        # (chunk, attribute) -> Probe
 
+# %% ../nbs/21_chunks.ipynb #e149dbfe
 def chunk_matrix(
     chunks:dict,  # name -> [I,c]; named like the attribute it is tied to, or anything else
     labels:dict,  # attribute -> [I] classes, -1 to be left out

@@ -61,6 +61,7 @@ def batch_size(
 MOST_PIXELS = 50_000_000
 FORMATS = ('JPEG','PNG','WEBP','GIF','BMP')
 
+# %% ../nbs/09_encode.ipynb #f4bb2eeb
 def header(path): # -> an open picture of which nothing is unpacked
     from PIL import Image, UnidentifiedImageError
     with warnings.catch_warnings(action='ignore'), reading(path):
@@ -300,6 +301,7 @@ def tfidf(
 # %% ../nbs/09_encode.ipynb #cd961d43
 ENCODERS = dict(image=dict(lite0=lite0, colours=colours), text=dict(minilm=minilm, tfidf=tfidf))
 
+# %% ../nbs/09_encode.ipynb #6f89fee8
 def find_encoder(
     kind, # image or text
     name, # of ENCODERS, or the folder of a model
@@ -307,8 +309,8 @@ def find_encoder(
     "An encoder by its name."
     if name in ENCODERS[kind]: return ENCODERS[kind][name]()
     if Path(name).is_dir(): return (timm_encoder if kind == 'image' else sentence_encoder)(Path(name))
-    raise BadInput(f"There is no {kind} encoder '{name}', and no folder of this "
-                   f"name; there are {', '.join(ENCODERS[kind])}.")
+    raise BadInput(f"There is no {kind} encoder '{name}', and no folder of this name; "
+                   f"there are {', '.join(ENCODERS[kind])}.")
 
 # %% ../nbs/09_encode.ipynb #234a4c2a
 class Kept:
@@ -380,6 +382,7 @@ def encode(
 # %% ../nbs/09_encode.ipynb #e0fc5dfc
 UNREADABLE = ('refuse', 'mask')
 
+# %% ../nbs/09_encode.ipynb #653e3dae
 def checked_pictures(
     files:list,           # [I] paths, None where there is none
     unreadable='refuse',  # or 'mask'
@@ -402,6 +405,7 @@ def checked_pictures(
 # %% ../nbs/09_encode.ipynb #22948f28
 TEXTS = ('title', 'description', 'text')
 
+# %% ../nbs/09_encode.ipynb #396e7f90
 def texts_of(
     items:pd.DataFrame, # of the data set
     names=(),           # columns; by default those of TEXTS that are there

@@ -49,6 +49,7 @@ class _Product(torch.autograd.Function):
             return dval, bag(A.deal_start, A.deal_col, A.deal_val, dy).index_select(0, A.deal_back), None
         return dval, bag(A.t_start, A.t_col, val if A.symmetric else val[A.t_order], dy), None
 
+# %% ../nbs/02_graph.ipynb #e741a32a
 def sampled(
     A,        # Sparse, whose edges are wanted
     y:Tensor, # [R,d]
@@ -63,6 +64,7 @@ def sampled(
                                  check_invariants=False)
     return torch.sparse.sampled_addmm(at, y, x.T, beta=0.).values()
 
+# %% ../nbs/02_graph.ipynb #4530c5f9
 def bag(
     start:Tensor, # [R+1] where each row starts
     col:Tensor,   # [E]
@@ -129,6 +131,7 @@ def weigh(
         A = directed(A)
     return _Product.apply(w, x, A)
 
+# %% ../nbs/02_graph.ipynb #3a6d161d
 def directed(
     A:Sparse, # symmetric pattern
 )->Sparse:    # the same edges in the same order, with a transposed order of their own
@@ -169,6 +172,7 @@ def looped(
                                        A.symmetric)
     return A._looped
 
+# %% ../nbs/02_graph.ipynb #4f1df752
 def powers(
     A:Sparse, # [n,n]
     x:Tensor, # [n,d]
@@ -181,6 +185,7 @@ def powers(
         y = bag(A.start, A.col, A.val, y).add_(x)
     return y
 
+# %% ../nbs/02_graph.ipynb #7094271f
 class _Propagate(torch.autograd.Function):
     "Mean of the first L+1 powers; symmetric, so the backward is the same function."
     @staticmethod
@@ -191,6 +196,7 @@ class _Propagate(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy): return _Propagate.apply(dy.contiguous(), ctx.A, ctx.L), None, None
 
+# %% ../nbs/02_graph.ipynb #064f8d27
 def propagate(
     A:Sparse, # [n,n] symmetric
     x:Tensor, # [n,d]
@@ -218,6 +224,7 @@ class _Rows(torch.autograd.Function):
         z = dy.new_zeros(ctx.A.shape[0], dy.shape[1]).index_add_(0, ids, dy/(ctx.L+1))
         return powers(ctx.A, z, ctx.L).index_add_(0, ids, dx), None, None, None
 
+# %% ../nbs/02_graph.ipynb #d515e840
 def propagate_rows(
     A:Sparse,   # [n,n] symmetric
     x:Tensor,   # [n,d]
@@ -254,6 +261,7 @@ def knn_graph(
     d = torch.zeros(n).index_add_(0, row, val).clamp(min=1e-12).rsqrt()
     return Sparse(row, col, d[row]*val*d[col], (n,n), symmetric=symmetric)
 
+# %% ../nbs/02_graph.ipynb #28c5f3c3
 def symmetrised(
     row:Tensor, # [E]
     col:Tensor, # [E]
@@ -277,6 +285,7 @@ class _EdgeScores(torch.autograd.Function): # products of the two ends of every 
         A,(y,x) = ctx.A,ctx.saved_tensors
         return bag(A.start, A.col, ds, x),bag(A.t_start, A.t_col, ds[A.t_order], y),None
 
+# %% ../nbs/02_graph.ipynb #17a39418
 def edge_scores(
     A:Sparse, # edges, not symmetric (`directed` makes them so)
     y:Tensor, # [R,d] what stands at the rows

@@ -15,6 +15,7 @@ import numpy as np
 @cache
 def installed(): return find_spec('numba') is not None   # without importing it: that takes most of a second
 
+# %% ../nbs/01_kernels.ipynb #9d830599
 @cache
 def _numba(): # numba, which now knows what `fetch_ahead` is
     import numba
@@ -44,6 +45,7 @@ AHEAD,LINE = 12,16   # edges; float32 numbers in a line of the cache
 def fetch_ahead(x, i): # [n] array, a place in it
     "Have this place brought into the cache; nothing waits for it."
 
+# %% ../nbs/01_kernels.ipynb #27c2c22c
 def compiled(f): # a loop over arrays -> the same, as fast as the machine can
     "Compile at the first call, if numba is there."
     @cache
@@ -64,6 +66,7 @@ def looped_over(
     "Is this a case for a compiled loop?"
     return installed() and x.device.type=='cpu' and x.is_floating_point()
 
+# %% ../nbs/01_kernels.ipynb #97647096
 def arrays(
     *x, # Tensors on the CPU
 )->list: # arrays
@@ -139,6 +142,7 @@ def edge_dots(
                 t += y[r,k]*x[c,k]
             s[e] = t
 
+# %% ../nbs/01_kernels.ipynb #c4cdb006
 @compiled
 def weighed_back(
     start, # [R+1]

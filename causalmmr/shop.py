@@ -19,6 +19,7 @@ from .formats import load_parquet
 # %% ../nbs/08_shop.ipynb #4ae1dc7e
 MOST_BYTES = 2**31   # of one file, unpacked
 
+# %% ../nbs/08_shop.ipynb #8cfed546
 def unpacked(path): # bytes of a file, gzipped or not
     path = Path(path)
     if path.is_dir(): raise BadInput(f'{path} is a folder, where a file belongs')
@@ -55,6 +56,7 @@ def decoded(
 # %% ../nbs/08_shop.ipynb #7727d8fb
 SEPARATORS = ('::', '\t', ';', '|', ',')
 
+# %% ../nbs/08_shop.ipynb #942e4df9
 def separator(line): # the header -> what stands between its names
     bare = re.sub(r'"[^"]*"', '', line)
     return next((s for s in SEPARATORS if s in bare), ',')
@@ -200,10 +202,7 @@ def clicks(
     "Who took what, and when."
     t,asked = how.read('interactions', path), how.columns or {}
     name = {r: column(t, r, path, asked, r in ('user','item')) for r in ('user','item','time','rating')}
-    e = pd.DataFrame({r: t[name[r]] for r in ('user','item')})
-    for r in e:
-        blank = e[r] == ''
-        if blank.any(): raise BadInput(f'{path} row {blank.idxmax()}, column {name[r]}: the {r} is missing')
+    e = _pairs(t, name, path)
     if name['time']:
         e['time'] = times(t[name['time']], path, how.time_format)
     liked = _liked(t, name['rating'], path, how)
@@ -212,6 +211,14 @@ def clicks(
     once = e.drop_duplicates(['user','item']).reset_index(drop=True)
     once.attrs = dict(rows=rows, below=int((~liked).sum()), repeats=len(e)-len(once))
     return once
+
+# %% ../nbs/08_shop.ipynb #22a31a0d
+def _pairs(t, name, path): # a table, role -> its column -> user and item of every row
+    e = pd.DataFrame({r: t[name[r]] for r in ('user','item')})
+    for r in e:
+        blank = e[r] == ''
+        if blank.any(): raise BadInput(f'{path} row {blank.idxmax()}, column {name[r]}: the {r} is missing')
+    return e
 
 # %% ../nbs/08_shop.ipynb #fc0a78c1
 def _liked(t, rating, path, how): # [rows] bool

@@ -425,6 +425,12 @@ def adam(model, lr): # -> optimiser over everything that is trained, which may b
 def asks_to_end(halt, at, eval_every): # as given to `fit`, a Progress -> bool
     return halt is not None and at.epoch > 0 and at.epoch%eval_every == 0 and bool(halt(at))
 
+# %% ../nbs/04_train.ipynb #25bee81f
+def _keep_best(model, at, worth): # the weights of the epoch that is worth most go into Progress
+    if worth > at.best:
+        at.best,at.best_epoch = worth,at.epoch
+        at.weights = {k: v.detach().clone() for k,v in model.state_dict().items()}
+
 # %% ../nbs/04_train.ipynb #8d0273d0
 def _train_epoch(model, data, pairs, opt, at, batch, by, eval_every): # one epoch and, when it is time, one look
     t,loss,n = time.monotonic(),0.,0
@@ -440,10 +446,7 @@ def _train_epoch(model, data, pairs, opt, at, batch, by, eval_every): # one epoc
     row = dict(epoch=at.epoch, loss=loss/n, seconds=round(time.monotonic()-t, 3))
     if at.epoch%eval_every==0:
         row[by] = look(model, data, by)
-        worth = model.worth(row[by], data, by)
-        if worth > at.best:
-            at.best,at.best_epoch = worth,at.epoch
-            at.weights = {k: v.detach().clone() for k,v in model.state_dict().items()}
+        _keep_best(model, at, model.worth(row[by], data, by))
     at.history.append(row)
 
 # %% ../nbs/04_train.ipynb #ac16a881

@@ -20,6 +20,7 @@ from .store import code_version, defaults, free, identity, locked, run, set_asid
 # %% ../nbs/73_tune.ipynb #1656785d
 RULE = dict(epochs=5000, eval_every=5, patience=10)   # of `fit`, for every row of every table
 
+# %% ../nbs/73_tune.ipynb #1cf217d0
 def rule_for(
     Model,     # a class of recommenders
     rule=RULE, # of all rows
@@ -35,6 +36,7 @@ def is_axis(values): # of one setting -> bool
     numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
     return numbers and len(values) > 1 and list(values) == sorted(set(values))
 
+# %% ../nbs/73_tune.ipynb #5b8e0857
 def value_at(
     values:tuple, # of an axis, in order
     n:int,        # place; below 0 and from len(values) on it lies beyond the ends
@@ -45,6 +47,7 @@ def value_at(
     if isinstance(end, int): return end + far*(end-inner)
     return float(f'{end*(end/inner)**far:.3g}')
 
+# %% ../nbs/73_tune.ipynb #0d974962
 def can_go(values, n): # is there a value at this place, positive as a setting has to be
     inside = 0 <= n < len(values)
     return inside or (0 not in values[:2] or n > 0) and value_at(values, n) > 0
@@ -77,6 +80,7 @@ def best_by(
     "The best figure up to an epoch."
     return max((y for e,y in curve if e <= epoch), default=-np.inf)
 
+# %% ../nbs/73_tune.ipynb #771b31dc
 def left_behind(
     curve,  # of the trial that runs
     others, # curves of those that have ended
@@ -262,6 +266,7 @@ def ends(
             found[k] = 'lower' if n == low else 'upper'
     return found
 
+# %% ../nbs/73_tune.ipynb #df3a9bf8
 def wider(space, places, by=2): # -> name -> [lowest, highest] place
     "Two values more at the ends where the choice lies, where there are any."
     found = {}
@@ -278,6 +283,7 @@ def named(Model, data, fixed, seed): # -> the file's name of a study
     what = identity(Model, data, seed, rule_for(Model) | fixed)['run']
     return f'{Model.__name__}-{data.name}-{what[:8]}.db'
 
+# %% ../nbs/73_tune.ipynb #54e0d66f
 def trials_of(
     study,       # of `study_at`
     space:dict,
@@ -409,6 +415,7 @@ def summed_up(s, study): # a Search, its study -> the line of settings.json
 def settings_path(): # of the repository's file
     return results_dir()/'settings.json'
 
+# %% ../nbs/73_tune.ipynb #dd846e7f
 def remembered(
     path=None, # the file; by default the repository's
 )->dict:       # (model, data set) -> its line
@@ -421,6 +428,7 @@ def remembered(
             raise ValueError('a line without the names of its model and data set')
     return found
 
+# %% ../nbs/73_tune.ipynb #f4e811e0
 def remember(
     line:dict, # of `tune`
     path=None, # the file; by default the repository's

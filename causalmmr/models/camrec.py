@@ -107,9 +107,11 @@ def ends(
         A.__dict__['_ends'] = tuple(torch.stack([2*a, 2*b+1], 1).int() for a,b in ((A.row, A.col), (A.col, A.row)))
     return A._ends
 
+# %% ../../nbs/60_camrec.ipynb #13a370c4
 def hidden(pq, e): # [N,2,h], [n,2] -> [n,h] what both ends say, added
     return F.embedding_bag(e, pq.detach().view(-1, pq.shape[2]), mode='sum')
 
+# %% ../../nbs/60_camrec.ipynb #20b3abd3
 def edge_logits(
     pq:Tensor,  # [N,2,h] what a node says as the start of an edge, and as its end
     w:Tensor,   # [h]
@@ -134,6 +136,7 @@ class _Ends(torch.autograd.Function):
         x,W = ctx.saved_tensors
         return d.flatten(1)@W, d.flatten(1).T@x, d[:,0].sum(0)
 
+# %% ../../nbs/60_camrec.ipynb #b4836641
 class EdgeGate(nn.Module):
     "The logit of every directed edge from the embeddings of its two ends."
     def __init__(self, g, d):
@@ -242,6 +245,7 @@ class _CountedNCE(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dl): return *(dl*g for g in ctx.saved_tensors), None, None, None
 
+# %% ../../nbs/60_camrec.ipynb #6e687092
 def counted_nce(
     a:Tensor,  # [N,d] one view of all nodes
     b:Tensor,  # [N,d] the other view
@@ -610,6 +614,16 @@ def code_usage(
                    nmi=float(normalized_mutual_info_score(labels, k)))
     return t
 
+# %% ../../nbs/60_camrec.ipynb #23300b9a
+def _shares(model, user, mine, item): # ids; [n] items that the user clicked -> the user's own part, [n] shares
+    A,L,z = model.A,model.L,model.looked()
+    at,j,i = edges_at(A, torch.full_like(mine, user), mine+model.U),mine+model.U,item+model.U
+    own,share = 0.,torch.zeros(len(mine), device=model.device)
+    for m in model.ranks:
+        rep_i,before = (propagate(A, z[m], L)*(L+1))[i],propagate(A, z[m], L-1)*L
+        own,share = own + float(z[m][user]@rep_i),share + A.val[at]*(before[j]@rep_i)
+    return own,share
+
 # %% ../../nbs/60_camrec.ipynb #7483d1b4
 @torch.no_grad()
 def why(
@@ -621,12 +635,8 @@ def why(
     "One score, click by click."
     if model.theory:
         raise BadInput('The mode theory=True ranks by a mean of probabilities, which is no sum over clicks.')
-    A,L,mine = model.A,model.L,data.train[1][data.train[0]==user].to(model.device)
-    at,j,i = edges_at(A, torch.full_like(mine, user), mine+model.U),mine+model.U,item+model.U
-    own,share,z = 0.,torch.zeros(len(mine), device=model.device),model.looked()
-    for m in model.ranks:
-        rep_i,before = (propagate(A, z[m], L)*(L+1))[i],propagate(A, z[m], L-1)*L
-        own,share = own + float(z[m][user]@rep_i),share + A.val[at]*(before[j]@rep_i)
+    mine = data.train[1][data.train[0]==user].to(model.device)
+    own,share = _shares(model, user, mine, item)
     t = pd.DataFrame(dict(item=mine.tolist(), share=share.tolist()))
     if model.gates:
         t['gate'] = edge_gates(model, torch.stack([torch.full_like(mine, user), mine])).tolist()
@@ -667,6 +677,7 @@ AT_SCALE = {
     'paper':      dict(knn=(10,), n_codes=50, lr=5e-4, epochs=1000, patience=30),
     'paper ml1m': dict(max_edges=20_000)}
 
+# %% ../../nbs/60_camrec.ipynb #3d96c371
 def paired(
     data,   # MMData
 )->MMData:  # with two modalities at most

@@ -185,6 +185,9 @@ def _modal(self): # -> M of ([U,d], [I,d]) what each modality says of users and 
     u = self.N@dropout(x, self.p, self.g, self.training)
     return list(zip(*(y.chunk(len(self.mods), 1) for y in (u, self.N_i@u))))
 
+MMSSL.modal = _modal
+
+# %% ../../nbs/56_generative.ipynb #e5f0f86a
 def _game(self, u, out, modal): # distinct users, outputs, modalities -> [] both sides' losses
     clicks = dense_rows(self.N, u)
     def rows(x_u, x_i): return F.normalize((x_u[u]@x_i.T)*(1-clicks), dim=1)
@@ -193,7 +196,6 @@ def _game(self, u, out, modal): # distinct users, outputs, modalities -> [] both
     critic = critic_loss(self.D, real.repeat(len(modal), 1), made.detach(), .3, self.g)
     return self.lam_adv*-frozen(self.D, made).mean() + critic
 
-MMSSL.modal = _modal
 MMSSL.game = _game
 
 # %% ../../nbs/56_generative.ipynb #58bb5c71
@@ -355,6 +357,9 @@ def _drawn(self, net, keep=1.): # a denoiser, share of edges -> [U+I,U+I] the gr
     A = with_loops(best_items(lambda u: net.V(z[u]), self.U, self.k), self.U, self.n)
     return A if keep==1 else thinned(A, keep, self.g)
 
+DiffMM.drawn = _drawn
+
+# %% ../../nbs/56_generative.ipynb #eddfdd72
 def _restored(self, u): # distinct users -> [] the denoisers' loss of some of them
     u = u[torch.randperm(len(u), generator=self.g)[:self.rows]].sort().values
     x0 = dense_rows(self.R, u)
@@ -363,5 +368,4 @@ def _restored(self, u): # distinct users -> [] the denoisers' loss of some of th
     return sum(restoring(net, W(self.feature(m)).detach(), *given)
                for net,W,m in zip(self.nets, self.maps, self.mods))
 
-DiffMM.drawn = _drawn
 DiffMM.restored = _restored
