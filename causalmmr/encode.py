@@ -444,10 +444,10 @@ def _keep(folder, m, stem, enc, x, known, why, names): # one modality into the f
     (folder/'.about.tmp').write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding='utf8')
     put_in_place(folder/'.about.tmp', folder/'about.json')
     lost = [names[k] for k in np.flatnonzero(~known.numpy()) if k not in why]
+    odd = {names[k]: v for k,v in list(why.items())[:20]}
     return dict(file=f'{stem}.npz', encoder=enc.name, version=enc.version, weights=enc.sha256, width=x.shape[1],
-                known=int(known.sum()), items=len(known),
-                missing=lost[:20], unreadable={
-                    names[k]: v for k,v in list(why.items())[:20]}, sha256=sha256(folder/f'{stem}.npz'))
+                known=int(known.sum()), items=len(known), missing=lost[:20], unreadable=odd,
+                sha256=sha256(folder/f'{stem}.npz'))
 
 # %% ../nbs/09_encode.ipynb #44eee08b
 def encode_folder(

@@ -60,8 +60,8 @@ def sampled(
         s = torch.empty_like(A.val, dtype=y.dtype)
         edge_dots(*arrays(A.start, A.col, y, x, s))
         return s
-    at = torch.sparse_csr_tensor(A.start, A.col, torch.zeros_like(A.val, dtype=y.dtype), A.shape,
-                                 check_invariants=False)
+    zeros = torch.zeros_like(A.val, dtype=y.dtype)
+    at = torch.sparse_csr_tensor(A.start, A.col, zeros, A.shape, check_invariants=False)
     return torch.sparse.sampled_addmm(at, y, x.T, beta=0.).values()
 
 # %% ../nbs/02_graph.ipynb #4530c5f9
@@ -101,13 +101,13 @@ class Sparse(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         start,c,order = compress(row, col, self.shape)
-        keep = dict(start=start, col=c, val=val[order].contiguous(), row=row[order], t_start=start, t_col=c,
-                    t_order=None)
+        keep = dict(start=start, col=c, val=val[order].contiguous(), row=row[order],
+                    t_start=start, t_col=c, t_order=None)
         if not symmetric:
             t_start,t_col,t_order = compress(keep['col'], keep['row'], self.shape[::-1])
             keep.update(t_start=t_start, t_col=t_col, t_order=t_order)
-            keep |= dict(zip(('deal_start','deal_col','deal_val','deal_back'),
-                             deal(t_start, t_col, keep['val'][t_order])))
+            dealt = deal(t_start, t_col, keep['val'][t_order])
+            keep |= dict(zip(('deal_start','deal_col','deal_val','deal_back'), dealt))
         for k in set(keep) & {'start','col','t_start','t_col','deal_start','deal_col'}:
             keep[k] = keep[k].int()
         for k,x in keep.items():
@@ -167,9 +167,8 @@ def looped(
     "A with one loop of weight 1 at every node."
     if getattr(A, '_looped', None) is None:
         n = torch.arange(A.shape[0], device=A.row.device)
-        A.__dict__['_looped'] = Sparse(torch.cat([A.row, n]), torch.cat([A.col, n]),
-                                       torch.cat([A.val, torch.ones_like(A.val[:1]).expand(len(n))]), A.shape,
-                                       A.symmetric)
+        val = torch.cat([A.val, torch.ones_like(A.val[:1]).expand(len(n))])
+        A.__dict__['_looped'] = Sparse(torch.cat([A.row, n]), torch.cat([A.col, n]), val, A.shape, A.symmetric)
     return A._looped
 
 # %% ../nbs/02_graph.ipynb #4f1df752

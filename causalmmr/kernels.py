@@ -27,10 +27,10 @@ def _numba(): # numba, which now knows what `fetch_ahead` is
     def prefetch(_, x, i):
         def generate(context, builder, sig, args):
             byte,word = ir.IntType(8).as_pointer(),ir.IntType(32)
-            at = builder.bitcast(
-                builder.gep(context.make_array(sig.args[0])(context, builder, args[0]).data, [args[1]]), byte)
-            f = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), 'llvm.prefetch.p0')
+            array = context.make_array(sig.args[0])(context, builder, args[0])
+            at = builder.bitcast(builder.gep(array.data, [args[1]]), byte)
+            kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+            f = cgutils.get_or_insert_function(builder.module, kind, 'llvm.prefetch.p0')
             builder.call(f, [at, word(0), word(3), word(1)])                # to read, kept near, data
             return context.get_dummy_value()
         return numba.types.void(x, numba.types.intp), generate

@@ -366,8 +366,8 @@ def preferences(
     "The lift of each attribute for each user."
     x,g = model.eval().final()
     u,i = data.train.to(g.device)
-    mine = torch.zeros(data.n_users, g.shape[1]).index_add_(
-        0, u.cpu(), terms(model, u, i).cpu())/torch.bincount(u.cpu(), minlength=data.n_users).clamp(min=1)[:,None]
+    total = torch.zeros(data.n_users, g.shape[1]).index_add_(0, u.cpu(), terms(model, u, i).cpu())
+    mine = total/torch.bincount(u.cpu(), minlength=data.n_users).clamp(min=1)[:,None]
     every = torch.cat([torch.stack([F.softplus(b[:,k]@g[:,k].T).mean(1) for k in range(g.shape[1])], 1)
                        for b in x.split(1024)]).cpu()
     t = pd.DataFrame((mine-every).numpy(), columns=model.chunks)
@@ -454,8 +454,8 @@ def one_user(
     user = int(n.argsort()[-len(n)//10])
     top,score = (x[0].cpu() for x in recommend(model, data, [user], k))
     parts = pd.DataFrame(terms(model, torch.full((k,), user), top).cpu().numpy(), columns=model.chunks)
-    parts = parts.assign(item=top.numpy(), score=score.numpy()).melt(
-        ['item', 'score'], var_name='chunk', value_name='term')
+    parts = parts.assign(item=top.numpy(), score=score.numpy())
+    parts = parts.melt(['item', 'score'], var_name='chunk', value_name='term')
     mine,liked = data.train[1][data.train[0] == user],[]
     for name,a in model.values.items():
         for value,x in value_preferences(model, torch.tensor([user]), name).iloc[0].nlargest(best).items():

@@ -87,8 +87,8 @@ class _EdgeLogits(torch.autograd.Function):
             return dpq, dw, None, None
         there,back = ends(A)
         at_reverse = ds[directed(A).t_order]                         # gradient at the reverse of each edge
-        for lo,(r,e,f,s,t) in enumerate(zip(*(
-            x.split(ctx.block) for x in (A.row, there, back, ds.contiguous(), at_reverse)))):
+        blocks = zip(*(x.split(ctx.block) for x in (A.row, there, back, ds.contiguous(), at_reverse)))
+        for lo,(r,e,f,s,t) in enumerate(blocks):
             a,b = int(r[0]),int(r[-1])+1
             start = (A.start[a:b+1]-lo*ctx.block).clamp(0, len(r))
             at = torch.arange(len(r), device=r.device, dtype=torch.int32)
@@ -145,8 +145,8 @@ class EdgeGate(nn.Module):
 
     def forward(self, A, x): # Sparse, [N,d] -> [2E]
         W_a,W_b = self.hidden.weight.chunk(2, 1)
-        return (edge_logits(_Ends.apply(x, torch.cat([W_a, W_b]), self.hidden.bias), self.out.weight[0], A)
-                + self.out.bias)
+        pq = _Ends.apply(x, torch.cat([W_a, W_b]), self.hidden.bias)
+        return edge_logits(pq, self.out.weight[0], A) + self.out.bias
 
 # %% ../../nbs/60_camrec.ipynb #0b6e80bd
 def gate_of(
@@ -588,8 +588,8 @@ def gates_by_popularity(
     n = torch.bincount(data.train[1], minlength=data.n_items)[data.train[1]].numpy()
     group = pd.qcut(n, bins, labels=False, duplicates='drop')
     t = pd.DataFrame(dict(group=group, n=n, gate=gates.numpy())).groupby('group')
-    return pd.DataFrame({'from': t.n.min(), 'to': t.n.max(), 'clicks': t.n.size(), 'mean': t.gate.mean(),
-                         'sd': t.gate.std()})
+    return pd.DataFrame({'from': t.n.min(), 'to': t.n.max(), 'clicks': t.n.size(),
+                         'mean': t.gate.mean(), 'sd': t.gate.std()})
 
 # %% ../../nbs/60_camrec.ipynb #cf02f481
 @torch.no_grad()
@@ -661,8 +661,8 @@ def maps(
     model.eval()
     with torch.no_grad():
         final = model.final()[1].cpu().chunk(len(model.ranks), 1)
-    spaces = ({(model.mods[m], 'final'): x for m,x in zip(model.ranks, final)}
-              | {(m, 'raw'): data.feats[m] for m in model.mods})
+    spaces = {(model.mods[m], 'final'): x for m,x in zip(model.ranks, final)}
+    spaces |= {(m, 'raw'): data.feats[m] for m in model.mods}
     def flat(x):
         tsne = TSNE(init='pca', random_state=seed, perplexity=min(30, (len(pick)-1)/3))
         return pd.DataFrame(tsne.fit_transform(x[pick].numpy()), columns=['x','y'])
