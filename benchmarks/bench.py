@@ -18,7 +18,8 @@ KS, BATCH, L, D = (5, 10, 20, 50), 2048, 2, 64
 def pairs_of(name):
     "The real set where it is at hand, else a random graph of the same size."
     import torch
-    from causalmmr.data import BadInput, MMData, load
+    from causalmmr.data import BadInput, MMData
+    from causalmmr.formats import load
     try: return load(name), 'real'
     except BadInput: pass
     U, I, *E = SIZES[name]

@@ -17,7 +17,8 @@ U, I, E = 35_598, 18_357, (218_409, 40_029, 37_899)
 def data_of():
     "Sports' pairs with made features and attributes: as many classes as the released model has there."
     import numpy as np, pandas as pd, torch
-    from causalmmr.data import BadInput, MMData, load
+    from causalmmr.data import BadInput, MMData
+    from causalmmr.formats import load
     g = torch.Generator().manual_seed(0)
     try: d = load('sports'); pairs, kind = (d.train, d.valid, d.test), 'real'
     except BadInput:

@@ -27,7 +27,8 @@ def main():
     torch.set_num_threads(1)
     from causalmmr import graph
     from causalmmr.causal.scm import toy
-    from causalmmr.data import BadInput, load
+    from causalmmr.data import BadInput
+    from causalmmr.formats import load
     from causalmmr.models import camrec
     from causalmmr.models.classic import LightGCN
     from causalmmr.train import Pairs, adam, epoch, evaluate, rng

@@ -14,7 +14,8 @@ U, I, E, D, K = 6040, 3706, 802_553, 64, (2, 7, 21)
 
 def data_of():
     import numpy as np, pandas as pd, torch
-    from causalmmr.data import BadInput, MMData, load
+    from causalmmr.data import BadInput, MMData
+    from causalmmr.formats import load
     try: return load('ml1m'), 'real'
     except BadInput: pass
     g = torch.Generator().manual_seed(0)

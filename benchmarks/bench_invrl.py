@@ -17,7 +17,8 @@ WD, LAM, ALPHA, SIGMA = (1e-4, 1e-2, 1.), .1, 1., .01
 
 def data_of():
     import torch
-    from causalmmr.data import BadInput, MMData, load
+    from causalmmr.data import BadInput, MMData
+    from causalmmr.formats import load
     try: return load('tiktok'), 'real'
     except BadInput: pass
     U, I, n = 9308, 6710, 59_541

@@ -3,7 +3,8 @@ __version__ = "0.1.0"
 
 # What is behind the door, by module. A name is imported when it is asked for: `import causalmmr` itself brings no torch along.
 DOOR = {
-    'data':                   'BadInput MMData available check convert describe fetch load',
+    'data':                   'BadInput MMData check describe',
+    'formats':                'available convert fetch load',
     'causal.scm':             'World brands seasons simulate smoke toy world',
     'train':                  'Recommender evaluate fit linear rank rng xavier',
     'losses':                 'bpr info_nce l2',

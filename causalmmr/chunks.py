@@ -21,6 +21,7 @@ ATTRIBUTES = dict(price=('price','price_label'), popularity=('popularity','sales
                   brand=('brand','brand_id','brand_label'), category=('category','category_id','category_label'))
 CONTINUOUS = ('price', 'popularity', 'sales_rank')   # columns that are cut at quantiles even where all values are whole
 
+# %% ../nbs/21_chunks.ipynb #53f8d2b6
 class Attribute(NamedTuple):
     "An attribute of the items, as classes."
     value:Tensor     # [I] class numbers from 0
@@ -164,6 +165,7 @@ class ChunkReading(NamedTuple):
     table:pd.DataFrame # chunk, attribute, accuracy, lo, hi, chance, information
     probes:dict        # (chunk, attribute) -> Probe
 
+# %% ../nbs/21_chunks.ipynb #e149dbfe
 def chunk_matrix(
     chunks:dict,  # name -> [I,c]; named like the attribute it is tied to, or anything else
     labels:dict,  # attribute -> [I] classes, -1 to be left out
@@ -271,8 +273,8 @@ def own_over_seeds(
     both = of_items+of_seeds
     df = both**2/(of_items**2/(g.asked.mean()-1) + of_seeds**2/(S-1).clip(lower=1))
     mean,half,lowest = g['diff'].mean(),student.ppf(.975, df)*both**.5,g.lo.min()
-    return g[['chance', 'own', 'best_other', 'diff']].mean().assign(
-        lo=mean-half, hi=mean+half, lowest=lowest, seeds=S, best=(lowest > 0)&(mean > half))
+    t = g[['chance', 'own', 'best_other', 'diff']].mean()
+    return t.assign(lo=mean-half, hi=mean+half, lowest=lowest, seeds=S, best=(lowest > 0)&(mean > half))
 
 # %% ../nbs/21_chunks.ipynb #a9de598e
 def best_in_words(
@@ -307,10 +309,11 @@ def table_of_values(
     found = []
     for name,a in A.items():
         share = torch.bincount(a.value, minlength=len(a.names)).double()/len(a.value)
-        found.append(dict(
-            attribute=name, values=len(a.names), unknown=share[-1].item()*(a.names[-1] == 'unknown'),
-            entropy_bits=-(share*share.clamp(min=1e-12).log2()).sum().item(), largest=share.max().item(),
-            largest_value=str(a.names[share.argmax()]), thresholds=', '.join(f'{e:g}' for e in a.edges)))
+        bits = -(share*share.clamp(min=1e-12).log2()).sum().item()
+        unknown = share[-1].item()*(a.names[-1] == 'unknown')
+        found.append(dict(attribute=name, values=len(a.names), unknown=unknown, entropy_bits=bits,
+                          largest=share.max().item(), largest_value=str(a.names[share.argmax()]),
+                          thresholds=', '.join(f'{e:g}' for e in a.edges)))
     return pd.DataFrame(found)
 
 # %% ../nbs/21_chunks.ipynb #b0c62a37

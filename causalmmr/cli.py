@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from . import __version__, store
-from .data import (LEAST, ORIGINALS, BadInput, available, check, convert, fetch, find_folder,
-                            group_codes, group_sizes, not_taken, require_sound)
+from .data import LEAST, BadInput, check, group_codes, group_sizes, require_sound
+from .files import not_taken
+from .formats import ORIGINALS, available, convert, fetch, find_folder
 from .fair.attack import attacker_users, counterfactual, leakage, lists_per_user, per_group, regroup, views
 from .train import fit, rng
 from .store import defaults, find_class, load_run, rankings, run, settings

@@ -223,9 +223,8 @@ def told(
     noisy=False,   # with dropout
 )->Tensor:         # [S,K] cross-entropies
     "What the classifiers make of the vectors; its gradient reaches the vectors alone."
-    return _Told.apply(
-        x, heads, aims,
-        keep((len(x), heads.W1.shape[1], x.shape[1]), heads.p, heads.g) if noisy and heads.p else None)
+    on = keep((len(x), heads.W1.shape[1], x.shape[1]), heads.p, heads.g) if noisy and heads.p else None
+    return _Told.apply(x, heads, aims, on)
 
 # %% ../nbs/20_disentangle.ipynb #78fd840d
 class Split(NamedTuple):

@@ -49,6 +49,7 @@ class _Product(torch.autograd.Function):
             return dval, bag(A.deal_start, A.deal_col, A.deal_val, dy).index_select(0, A.deal_back), None
         return dval, bag(A.t_start, A.t_col, val if A.symmetric else val[A.t_order], dy), None
 
+# %% ../nbs/02_graph.ipynb #e741a32a
 def sampled(
     A,        # Sparse, whose edges are wanted
     y:Tensor, # [R,d]
@@ -59,10 +60,11 @@ def sampled(
         s = torch.empty_like(A.val, dtype=y.dtype)
         edge_dots(*arrays(A.start, A.col, y, x, s))
         return s
-    at = torch.sparse_csr_tensor(A.start, A.col, torch.zeros_like(A.val, dtype=y.dtype), A.shape,
-                                 check_invariants=False)
+    zeros = torch.zeros_like(A.val, dtype=y.dtype)
+    at = torch.sparse_csr_tensor(A.start, A.col, zeros, A.shape, check_invariants=False)
     return torch.sparse.sampled_addmm(at, y, x.T, beta=0.).values()
 
+# %% ../nbs/02_graph.ipynb #4530c5f9
 def bag(
     start:Tensor, # [R+1] where each row starts
     col:Tensor,   # [E]
@@ -99,13 +101,13 @@ class Sparse(nn.Module):
         super().__init__()
         self.shape = tuple(shape)
         start,c,order = compress(row, col, self.shape)
-        keep = dict(start=start, col=c, val=val[order].contiguous(), row=row[order], t_start=start, t_col=c,
-                    t_order=None)
+        keep = dict(start=start, col=c, val=val[order].contiguous(), row=row[order],
+                    t_start=start, t_col=c, t_order=None)
         if not symmetric:
             t_start,t_col,t_order = compress(keep['col'], keep['row'], self.shape[::-1])
             keep.update(t_start=t_start, t_col=t_col, t_order=t_order)
-            keep |= dict(zip(('deal_start','deal_col','deal_val','deal_back'),
-                             deal(t_start, t_col, keep['val'][t_order])))
+            dealt = deal(t_start, t_col, keep['val'][t_order])
+            keep |= dict(zip(('deal_start','deal_col','deal_val','deal_back'), dealt))
         for k in set(keep) & {'start','col','t_start','t_col','deal_start','deal_col'}:
             keep[k] = keep[k].int()
         for k,x in keep.items():
@@ -129,6 +131,7 @@ def weigh(
         A = directed(A)
     return _Product.apply(w, x, A)
 
+# %% ../nbs/02_graph.ipynb #3a6d161d
 def directed(
     A:Sparse, # symmetric pattern
 )->Sparse:    # the same edges in the same order, with a transposed order of their own
@@ -164,11 +167,11 @@ def looped(
     "A with one loop of weight 1 at every node."
     if getattr(A, '_looped', None) is None:
         n = torch.arange(A.shape[0], device=A.row.device)
-        A.__dict__['_looped'] = Sparse(torch.cat([A.row, n]), torch.cat([A.col, n]),
-                                       torch.cat([A.val, torch.ones_like(A.val[:1]).expand(len(n))]), A.shape,
-                                       A.symmetric)
+        val = torch.cat([A.val, torch.ones_like(A.val[:1]).expand(len(n))])
+        A.__dict__['_looped'] = Sparse(torch.cat([A.row, n]), torch.cat([A.col, n]), val, A.shape, A.symmetric)
     return A._looped
 
+# %% ../nbs/02_graph.ipynb #4f1df752
 def powers(
     A:Sparse, # [n,n]
     x:Tensor, # [n,d]
@@ -181,6 +184,7 @@ def powers(
         y = bag(A.start, A.col, A.val, y).add_(x)
     return y
 
+# %% ../nbs/02_graph.ipynb #7094271f
 class _Propagate(torch.autograd.Function):
     "Mean of the first L+1 powers; symmetric, so the backward is the same function."
     @staticmethod
@@ -191,6 +195,7 @@ class _Propagate(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy): return _Propagate.apply(dy.contiguous(), ctx.A, ctx.L), None, None
 
+# %% ../nbs/02_graph.ipynb #064f8d27
 def propagate(
     A:Sparse, # [n,n] symmetric
     x:Tensor, # [n,d]
@@ -218,6 +223,7 @@ class _Rows(torch.autograd.Function):
         z = dy.new_zeros(ctx.A.shape[0], dy.shape[1]).index_add_(0, ids, dy/(ctx.L+1))
         return powers(ctx.A, z, ctx.L).index_add_(0, ids, dx), None, None, None
 
+# %% ../nbs/02_graph.ipynb #d515e840
 def propagate_rows(
     A:Sparse,   # [n,n] symmetric
     x:Tensor,   # [n,d]
@@ -254,6 +260,7 @@ def knn_graph(
     d = torch.zeros(n).index_add_(0, row, val).clamp(min=1e-12).rsqrt()
     return Sparse(row, col, d[row]*val*d[col], (n,n), symmetric=symmetric)
 
+# %% ../nbs/02_graph.ipynb #28c5f3c3
 def symmetrised(
     row:Tensor, # [E]
     col:Tensor, # [E]
@@ -277,6 +284,7 @@ class _EdgeScores(torch.autograd.Function): # products of the two ends of every 
         A,(y,x) = ctx.A,ctx.saved_tensors
         return bag(A.start, A.col, ds, x),bag(A.t_start, A.t_col, ds[A.t_order], y),None
 
+# %% ../nbs/02_graph.ipynb #17a39418
 def edge_scores(
     A:Sparse, # edges, not symmetric (`directed` makes them so)
     y:Tensor, # [R,d] what stands at the rows

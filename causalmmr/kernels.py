@@ -15,6 +15,7 @@ import numpy as np
 @cache
 def installed(): return find_spec('numba') is not None   # without importing it: that takes most of a second
 
+# %% ../nbs/01_kernels.ipynb #9d830599
 @cache
 def _numba(): # numba, which now knows what `fetch_ahead` is
     import numba
@@ -26,10 +27,10 @@ def _numba(): # numba, which now knows what `fetch_ahead` is
     def prefetch(_, x, i):
         def generate(context, builder, sig, args):
             byte,word = ir.IntType(8).as_pointer(),ir.IntType(32)
-            at = builder.bitcast(
-                builder.gep(context.make_array(sig.args[0])(context, builder, args[0]).data, [args[1]]), byte)
-            f = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(ir.VoidType(), [byte, word, word, word]), 'llvm.prefetch.p0')
+            array = context.make_array(sig.args[0])(context, builder, args[0])
+            at = builder.bitcast(builder.gep(array.data, [args[1]]), byte)
+            kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+            f = cgutils.get_or_insert_function(builder.module, kind, 'llvm.prefetch.p0')
             builder.call(f, [at, word(0), word(3), word(1)])                # to read, kept near, data
             return context.get_dummy_value()
         return numba.types.void(x, numba.types.intp), generate
@@ -44,6 +45,7 @@ AHEAD,LINE = 12,16   # edges; float32 numbers in a line of the cache
 def fetch_ahead(x, i): # [n] array, a place in it
     "Have this place brought into the cache; nothing waits for it."
 
+# %% ../nbs/01_kernels.ipynb #27c2c22c
 def compiled(f): # a loop over arrays -> the same, as fast as the machine can
     "Compile at the first call, if numba is there."
     @cache
@@ -64,6 +66,7 @@ def looped_over(
     "Is this a case for a compiled loop?"
     return installed() and x.device.type=='cpu' and x.is_floating_point()
 
+# %% ../nbs/01_kernels.ipynb #97647096
 def arrays(
     *x, # Tensors on the CPU
 )->list: # arrays
@@ -139,6 +142,7 @@ def edge_dots(
                 t += y[r,k]*x[c,k]
             s[e] = t
 
+# %% ../nbs/01_kernels.ipynb #c4cdb006
 @compiled
 def weighed_back(
     start, # [R+1]
@@ -195,6 +199,7 @@ def attend_tokens(
             for k in range(d):
                 c[r,k] += w*z[r,j,k]
 
+# %% ../nbs/01_kernels.ipynb #b6b94a29
 @compiled
 def attend_tokens_back(
     z,  # [n,K,d]

@@ -30,7 +30,8 @@ def worded(w): # a world -> a table of products: sku, name, description, price, 
     return pd.DataFrame(dict(sku=[f'SKU-{k:04d}' for k in range(len(t))],
                              name=[f'{a.title()} {n}' for a,n in zip(words[0], noun)],
                              description=[f'A {b} {n} of {c}, {d}.' for b,c,d,n in zip(*words[1:], noun)],
-                             price=[f'{p:.2f}'.replace('.', ',') for p in w['price'].numpy()], brand=[name(b) for b in brand], category=noun))
+                             price=[f'{p:.2f}'.replace('.', ',') for p in w['price'].numpy()],
+                             brand=[name(b) for b in brand], category=noun))
 
 # %% ../nbs/15_market.ipynb #344fba0f
 def photograph(

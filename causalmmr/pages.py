@@ -14,7 +14,8 @@ import nbformat, pandas as pd
 import causalmmr
 from . import store
 from .compare import lines_of, rows_wanted, save_table
-from .data import BadInput, expanded, reading
+from .data import BadInput, reading
+from .files import expanded
 from .train import available_device
 
 # %% ../nbs/72_pages.ipynb #5d100baf
@@ -126,7 +127,8 @@ def command(
 @cache
 def package_code()->bytes: # a digest
     "The package's source, read once per process: what runs is what was imported."
-    return hashlib.sha256(b''.join(p.read_bytes() for p in sorted(Path(causalmmr.__file__).parent.rglob('*.py')))).digest()
+    files = sorted(Path(causalmmr.__file__).parent.rglob('*.py'))
+    return hashlib.sha256(b''.join(p.read_bytes() for p in files)).digest()
 
 # %% ../nbs/72_pages.ipynb #e47cb64d
 def results_dir()->Path: # results/ of the repository

@@ -125,8 +125,7 @@ def plan(
 # %% ../nbs/76_reproduce.ipynb #dcd4708a
 def row_of(job, status, error=''): # what is told of a job: one flat row
     return dict(job=job.name, table=job.table, dataset=job.params['dataset'], data=job.data, status=status,
-                seconds=0., error=error,
-                notebook=str(job.executed))
+                seconds=0., error=error, notebook=str(job.executed))
 
 # %% ../nbs/76_reproduce.ipynb #05ff1228
 # its warnings about its own transport are not about us
@@ -183,8 +182,8 @@ def execute(
         written(job.stamp, json.dumps(dict(key=key, params=job.params, frames=job.frames())))
         row['status'] = 'done'
     except Exception as e:                # whatever a notebook raises is that job's failure, not ours
-        row |= dict(status='failed',
-                    error=f"{getattr(e, 'ename', type(e).__name__)}: {getattr(e, 'evalue', e)}".split('\n')[0])
+        said = f"{getattr(e, 'ename', type(e).__name__)}: {getattr(e, 'evalue', e)}"
+        row |= dict(status='failed', error=said.split('\n')[0])
     return row | dict(seconds=round(time.monotonic()-began, 1))
 
 # %% ../nbs/76_reproduce.ipynb #d03e3e53
@@ -195,26 +194,29 @@ rule {rule}:
     log: {executed!r}
     params: key={key!r}
     threads: {threads}
-    shell: "OMP_NUM_THREADS={{threads}} OMP_WAIT_POLICY=PASSIVE PYTHONSAFEPATH=1 {python} -m papermill {{input[0]:q}} {{log:q}} -k python3 --language python --no-progress-bar -f {{input[1]:q}}"
+    shell: "OMP_NUM_THREADS={{threads}} OMP_WAIT_POLICY=PASSIVE PYTHONSAFEPATH=1 {python} -m papermill"
+           " {{input[0]:q}} {{log:q}} -k python3 --language python --no-progress-bar -f {{input[1]:q}}"
            " && echo '{{{{\\"key\\": \\"{{params.key}}\\"}}}}' > {{output:q}}"
 '''
 
+# %% ../nbs/76_reproduce.ipynb #3e555efe
 def snakefile(
     jobs:list,  # of `plan`
     threads=1,  # per job
 )->str:         # the text of a Snakefile
     "The jobs as Snakemake rules."
-    rules = [_RULE.format(rule=''.join(c if c.isalnum() else '_' for c in j.name), notebook=str(j.notebook),
-                          yaml=str(j.stamp.with_suffix('.yaml')),
-                         stamp=str(j.stamp), executed=str(j.executed), key=j.key, threads=threads, python=sys.executable) for j in jobs]
-    return f'rule all:\n    input: {[str(j.stamp) for j in jobs]!r}\n' + ''.join(rules)
+    def rule(j):
+        return _RULE.format(rule=''.join(c if c.isalnum() else '_' for c in j.name), key=j.key,
+                            notebook=str(j.notebook), yaml=str(j.stamp.with_suffix('.yaml')), stamp=str(j.stamp),
+                            executed=str(j.executed), threads=threads, python=sys.executable)
+    return f'rule all:\n    input: {[str(j.stamp) for j in jobs]!r}\n' + ''.join(map(rule, jobs))
 
 # %% ../nbs/76_reproduce.ipynb #113a2535
 def _program(): # how to call Snakemake: it may live in an environment of its own
     if exe := shutil.which('snakemake'): return [exe]
     if importlib.util.find_spec('snakemake'): return [sys.executable, '-m', 'snakemake']
-    raise BadInput("Snakemake is not installed: pip install 'causalmmr[cluster]', "
-                   "or put an installed snakemake on the PATH.")
+    raise BadInput("Snakemake is not installed: pip install 'causalmmr[cluster]', or put an installed snakemake on "
+                   'the PATH.')
 
 # %% ../nbs/76_reproduce.ipynb #1cba2466
 def interrupted(call, seconds=10)->bool: # words of a command
@@ -347,9 +349,8 @@ def across(t)->list: # tests of one metric on several test sets -> frames of tex
     words = [w if w in ('better', 'worse') else '' for _,x in questions(t, 'test') for w in verdict(x, base_of(x))]
     t = pd.concat([x for _,x in questions(t, 'test')], ignore_index=True)
     text = [f'{m:.4f} ± {e:.4f} {w}'.rstrip() for m,e,w in zip(t['mean'], t.two_se, words)]
-    return in_blocks(
-        t.assign(text=text).pivot_table(index='test', columns='model', values='text', aggfunc='first', sort=False),
-        4)
+    t = t.assign(text=text)
+    return in_blocks(t.pivot_table(index='test', columns='model', values='text', aggfunc='first', sort=False), 4)
 
 # %% ../nbs/76_reproduce.ipynb #736c8672
 def besides(frames)->list: # of `frames_of` -> texts and DataFrames of text
@@ -368,8 +369,9 @@ def for_terminal(frames:dict)->list: # of `frames_of` -> texts and DataFrames of
     t = frames.get('tests', pd.DataFrame())
     many = 'test' in t and t.test.nunique() > 2
     asked = questions(t, 'question', 'metric') if many else questions(t) if len(t) else []
-    told = [part for what,x in asked
-            for part in ((f'{what} against {base_of(x)}', *across(x)) if many else (what, at_a_glance(x)))]
+    told = []
+    for what,x in asked:
+        told += [f'{what} against {base_of(x)}', *across(x)] if many else [what, at_a_glance(x)]
     return told + besides(frames)
 
 # %% ../nbs/76_reproduce.ipynb #30fa5193
@@ -379,7 +381,8 @@ STYLE = ('<style>body{font:16px sans-serif;max-width:70em;margin:2em auto;paddin
          'pre{overflow:auto;background:#f6f6f6;padding:.5em}img,svg{max-width:100%}.failed{color:#b00}</style>')
 
 # runs nothing, fetches nothing
-CLOSED = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">"""
+ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+CLOSED = f'<meta http-equiv="Content-Security-Policy" content="{ALLOWED}">'
 
 def head_of(title):
     return f"<!doctype html><html lang='en'><meta charset='utf8'>{CLOSED}<title>{html.escape(title)}</title>{STYLE}"
@@ -437,12 +440,13 @@ TOLD = ('scale', 'dataset', 'seeds', 'models', 'device')     # of a job's parame
 
 # %% ../nbs/76_reproduce.ipynb #76c274fa
 def section(job, row): # one job's part of the report
-    link = (f" · <a href='notebooks/{html.escape(as_html(job.executed).name, True)}'>executed notebook</a>"
-            if usable(job.executed, notebook_of) else '')
+    link = ''
+    if usable(job.executed, notebook_of):
+        link = f" · <a href='notebooks/{html.escape(as_html(job.executed).name, True)}'>executed notebook</a>"
     frames = frames_of(job.out, job.table, job.params['dataset'], job.data)
     f = Found(job.params['dataset'], frames, command(job.table, **{k: job.params.get(k) for k in TOLD}))
-    status = ' '.join(filter(
-        None, [row['status'], row['error'], f"in {row['seconds']:.0f} s" if row['seconds'] else '']))
+    took = f"in {row['seconds']:.0f} s" if row['seconds'] else ''
+    status = ' '.join(filter(None, [row['status'], row['error'], took]))
     part = [f"<h2 id='{html.escape(job.name, True)}'>{html.escape(title(job.notebook) or job.table)}</h2>",
             f"<p class='{row['status']}'>{html.escape(job.name)}: {html.escape(status)}{link}</p>",
             f'<p>{html.escape(f.kind)}. <code>{html.escape(f.command)}</code></p>']
@@ -457,13 +461,15 @@ def report(
 )->Path:                  # out/report.html
     "One page with every table, its figures, and links to the executed notebooks."
     path = jobs[0].out/'report.html'
-    entry = lambda j, r: f"<li><a href='#{html.escape(j.name, True)}'>{html.escape(j.name)}</a>: <span class='{r['status']}'>{r['status']}</span></li>"
+    def entry(j, r):
+        link = f"<a href='#{html.escape(j.name, True)}'>{html.escape(j.name)}</a>"
+        return f"<li>{link}: <span class='{r['status']}'>{r['status']}</span></li>"
+    code = f'causalmmr {causalmmr.__version__}, code {package_code().hex()[:12]}'
+    made = f"<p>Made on {time.strftime('%Y-%m-%d')} by {code}.</p>"
     contents = '\n'.join(map(entry, jobs, rows))
-    made = f"Made on {time.strftime('%Y-%m-%d')} by causalmmr {causalmmr.__version__}, code {package_code().hex()[:12]}."
     body = '\n'.join(section(j, r) for j,r in zip(jobs, rows))
-    return written(
-        path,
-        f"{head_of('causalmmr: reproduction')}<h1>Reproduction</h1>\n<p>{made}</p>\n<ul>{contents}</ul>\n{body}</html>")
+    head = head_of('causalmmr: reproduction')
+    return written(path, f'{head}<h1>Reproduction</h1>\n{made}\n<ul>{contents}</ul>\n{body}</html>')
 
 # %% ../nbs/76_reproduce.ipynb #5446814f
 def local(
@@ -502,8 +508,7 @@ def healed(jobs): # of `plan`
         j.stamp.is_file() and usable(j.executed, notebook_of)
 
 # %% ../nbs/76_reproduce.ipynb #e3f2b1c1
-def note(s):
-    # messages are not results: stdout stays clean
+def note(s): # messages are not results: stdout stays clean
     print(''.join(c if c.isprintable() else ' ' for c in str(s)), file=sys.stderr, flush=True)
 
 def reproduce(

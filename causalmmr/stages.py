@@ -26,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import ttest_rel
 from .causal.scm import simulate
-from .data import describe, read_array
+from .data import describe
+from .files import read_array
 from .disentangle import Split, attacker_users, one_hot, sensitive
 from .fair.attack import counterfactual, leakage, lists_per_user, per_group, views
 from .fair.filters import LEACE, RELEASED_GAME, RIVALS, FairTuning, freeze, leak

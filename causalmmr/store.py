@@ -20,7 +20,8 @@ from types import CellType, FunctionType, ModuleType
 import numpy as np, pandas as pd, torch
 from torch.overrides import TorchFunctionMode
 from . import __version__
-from .data import BadInput, MMData, load, put_in_place, require_sound
+from .data import BadInput, MMData, put_in_place, require_sound
+from .formats import load
 from .metrics import METRICS
 from .train import Recommender, available_device, evaluate, fit, load_tensors, rng, save_tensors
 from .causal.scm import WORLDS, world

@@ -40,8 +40,7 @@ class Row:
     tried:tuple = ({},)                            # dicts, each tried with the first seed
     modalities:int = 0                             # of item features that it cannot do without
     data:MMData = None                             # what it is given instead of the table's data
-    # it has no grid of its own: run with what `tune` has chosen, or not at all
-    by_search:bool = False
+    by_search:bool = False                         # run with what `tune` has chosen, or not at all
 
     def jobs(self, data, seeds, settings): # for `study_rows`
         "One job for each of the settings and each seed."
@@ -60,6 +59,7 @@ def class_of(
         raise BadInput(f"There is no model '{name}'; give one of your own as package.module:Class.")
     return getattr(causalmmr, name)
 
+# %% ../nbs/74_tables.ipynb #869f3e9b
 def needs(Model:type)->int: # modalities of item features
     "How many modalities a class cannot do without."
     return int(Model.__module__.rpartition('.')[2] in FEATURES)
@@ -67,11 +67,12 @@ def needs(Model:type)->int: # modalities of item features
 # %% ../nbs/74_tables.ipynb #bd6d14b4
 SMOKE = dict(epochs=16, batch=1024, eval_every=4, patience=2, lr=.02)   # of `fit`
 
-def middle(space): # name -> values -> the two middle values of the first axis that is neither step nor epochs, as settings
-    "Two settings to try where the search itself is to be seen at work."
+def middle(space): # name -> values -> settings
+    "Two to try where the search is to be seen at work: the middle of the first axis that is neither step nor epochs."
     axes = [(k, v) for k,v in space.items() if is_axis(v) and k not in ('lr', 'epochs')]
     return tuple({k: x} for k,v in axes[:1] for x in v[len(v)//2-1:len(v)//2+1]) or ({},)
 
+# %% ../nbs/74_tables.ipynb #4963b3a1
 def row_at(
     scale:str,     # smoke, cpu or paper
     Model:type,    # a class of recommenders
@@ -94,7 +95,7 @@ COLUMNS = ['paper', 'table', 'dataset', 'model', 'metric', 'k', 'seed', 'value',
 def lines(
     name:str,              # of the table: paper_rest
     dataset:str,
-    measured,              # DataFrame or list of dicts with model, metric, value; k, seed, paper_value and source where they are known
+    measured,              # DataFrame or list of dicts: model, metric, value; k, seed, paper_value, source where known
     selected_on='valid recall@20',
 )->pd.DataFrame:           # with COLUMNS
     "Measured numbers as lines of a table's file."
@@ -126,6 +127,7 @@ def able(
     return {name: f'{data.name} has {have[name]} modalities of item features here, and {name} needs {row.modalities}'
             for name,row in rows.items() if have[name] < row.modalities}
 
+# %% ../nbs/74_tables.ipynb #e0572494
 def fitted(
     rows:dict,              # name -> Row, all of them able
     data:MMData,
@@ -193,6 +195,7 @@ def as_markdown(
     rows = [names, sides] + [[cell(x) for x in row] for row in t.itertuples(index=False, name=None)]
     return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
 
+# %% ../nbs/74_tables.ipynb #80ca26b8
 class Shown(list):
     "Sentences and frames, shown as Markdown in a notebook and as text elsewhere."
     def _repr_markdown_(self): return '\n\n'.join(as_markdown(p) for p in self)
@@ -212,6 +215,7 @@ def with_published(shown, tests): # of `for_people`, the tests -> with the publi
     return shown.assign(**{'published': [text(x, '{:.4f}') for x in tests.paper],
                            'ours / published': [text(x, '{:.1%}') for x in tests.of_paper]})
 
+# %% ../nbs/74_tables.ipynb #e631f96d
 def tested(
     runs:pd.DataFrame,      # final runs of one data set, a line for each row and seed
     metrics,                # such as ('recall@20', 'ndcg@20')
@@ -228,6 +232,7 @@ def tested(
     t['minutes'] = t.model.map(of_row.seconds.mean()/60)
     return t
 
+# %% ../nbs/74_tables.ipynb #cf3b6183
 def in_words(
     tests:pd.DataFrame, # of one data set and one metric
     base:str,
@@ -248,11 +253,12 @@ def budgets(
 )->pd.DataFrame:   # model, minutes, trials, chosen, figure, edge, stopped, command
     "What the rows of a table were searched with."
     text = lambda d: ', '.join(f'{k}={v}' for k,v in d.items())
-    return pd.DataFrame([dict(model=s['model'], minutes=float(s['budget'].get('minutes', np.nan)),
-                              trials=s['trials'], chosen=text(s['chosen']),
-                              figure=s['figure'], edge=text(s['edge']), stopped=s['stopped'], command=s['command']) for s in searches],
-                        columns=['model', 'minutes', 'trials', 'chosen', 'figure', 'edge', 'stopped', 'command'])
+    said = [s | dict(minutes=float(s['budget'].get('minutes', np.nan)), chosen=text(s['chosen']), edge=text(s['edge']))
+            for s in searches]
+    columns = ['model', 'minutes', 'trials', 'chosen', 'figure', 'edge', 'stopped', 'command']
+    return pd.DataFrame(said, columns=columns)
 
+# %% ../nbs/74_tables.ipynb #8cff2574
 def budgets_in_words(
     searches:pd.DataFrame, # of `budgets`
     models,                # the rows of the table
@@ -270,8 +276,8 @@ def budgets_in_words(
         said.append(f"Chosen at an end of what was searched, so that a wider search may do better: {', '.join(ends)}.")
     cut = [s.model for s in searches.itertuples() if s.stopped]
     if cut:
-        said.append(f"Cut by the budget in the search, so that its choice was made "
-                    f"by unfinished trainings: {', '.join(cut)}.")
+        said.append('Cut by the budget in the search, so that its choice was made by unfinished trainings: '
+                    f"{', '.join(cut)}.")
     return said
 
 # %% ../nbs/74_tables.ipynb #00b53938
@@ -479,8 +485,8 @@ class Asked:
     def data(self): return store.dataset(self.dataset, self.data_dir or None)
 
     @cached_property
-    def world(self):
-        return world(self.dataset) if self.dataset in store.WORLDS else None   # the simulated shop behind the data
+    def world(self): # the simulated shop behind the data
+        return world(self.dataset) if self.dataset in store.WORLDS else None
 
     def by_scale(self, values): # as of `scaled`
         "The value for this scale and data set."
@@ -492,9 +498,8 @@ class Asked:
 
     def command(self, **other): # parameters that differ -> for a shell
         "How to measure this table again."
-        return command(
-            self.name,
-            **dict(scale=self.scale, dataset=self.dataset, seeds=self.seeds, models=self.models) | other)
+        mine = dict(scale=self.scale, dataset=self.dataset, seeds=self.seeds, models=self.models)
+        return command(self.name, **mine | other)
 
     def by_budget(self, rows): # name -> Row -> the same, with what a search by an equal budget has chosen
         "Settings that `tune` remembers for a row on these data stand in place of the page's own grid."
@@ -538,18 +543,17 @@ class Measured(Asked):
         "An artefact of this table's store."
         return store.kept(name, f, *inputs, out=self.out_dir, fresh=self.fresh, **settings)
 
-    def lines(self, runs=(), more=(), published=None, selected_on='valid recall@20'): # final runs, further numbers -> lines of a file
-        "The ranking metrics of runs, what else was measured, and the rows that could not be run."
+    def lines(self, runs=(), more=(), published=None, selected_on='valid recall@20'): # final runs, further numbers
+        "Lines of a file: ranking metrics of runs, what else was measured, and the rows that could not be run."
         paper,_,rest = self.name.partition('_')
         missing = [dict(model=m, metric='recall', k=20, seed=-1, value=np.nan, source=why)
                    for m,why in self.absent.items()]
         parts = [tidy(runs, paper, rest or self.name, published, selected_on)] if len(runs) else []
-        return pd.concat(
-            parts + [lines(self.name, self.data.name, x, selected_on) for x in (more, missing) if len(x)],
-            ignore_index=True)
+        parts += [lines(self.name, self.data.name, x, selected_on) for x in (more, missing) if len(x)]
+        return pd.concat(parts, ignore_index=True)
 
-    def frames(self, rows, base, metrics=MEANT, always=False): # name -> Row; as of `tested`; run the base, whatever was asked for
-        "What is measured of rows that are held against one of them."
+    def frames(self, rows, base, metrics=MEANT, always=False): # name -> Row; as of `tested`
+        "What is measured of rows that are held against one of them, which is `always` run or only when asked for."
         if always:
             self.wanted = list(dict.fromkeys([base, *self.wanted]))
         runs,tries = self.fit(rows)
@@ -557,8 +561,8 @@ class Measured(Asked):
         found = {'': self.lines(runs, published=known), 'tests': tested(runs, metrics, base, known)}
         return found | ({'search': searched(tries)} if tries.model.duplicated().any() else {})
 
-    def around(self, Model, base, points, data=None): # settings; name -> what differs there -> runs, the default's first
-        "The default with all seeds, and every other point with one; with all of them at scale paper."
+    def around(self, Model, base, points, data=None): # settings; name -> what differs there -> runs
+        "The default with all seeds first, and every other point with one; with all of them at scale paper."
         many = {n: self.seeds if n == 'default' or self.scale == 'paper' else 1 for n in ('default', *points)}
         jobs = {n: Row(Model, base, data=data).jobs(self.data, range(k), [points.get(n, {})]) for n,k in many.items()}
         return study_rows(jobs.items(), out=self.out_dir, device=self.device, fresh=self.fresh)
@@ -582,8 +586,8 @@ class Measured(Asked):
         fig.savefig(folder/f"{'-'.join(filter(None, (self.name, self.data.name, self.tag, rest)))}.png", dpi=120)
 
 # %% ../nbs/74_tables.ipynb #7fff69a6
-class Table(Measured):
-    "One table of a paper: its rows, and what was found."
+class Told(Measured):
+    "What was found, in tables and sentences."
     def measure(self, rows, base, *metrics, always=False): # Table -> name -> Row; None: by their names
         "Measure rows that are held against one of them, write, and tell of the data."
         self.base,self.metrics = base,metrics or MEANT
@@ -595,8 +599,8 @@ class Table(Measured):
         "What was measured now, or what the repository holds: of real data where there is any."
         if self.live: return [Found(self.data.name, self.measured, self.command())] if self.measured else []
         held = in_files(results_dir(), self.name)
-        again = lambda d: self.command(scale='smoke' if d in store.WORLDS else 'cpu', dataset=d,
-                                       seeds=seeds_of(held[d]))
+        scale = lambda d: 'smoke' if d in store.WORLDS else 'cpu'
+        again = lambda d: self.command(scale=scale(d), dataset=d, seeds=seeds_of(held[d]))
         found = [Found(d, held[d], again(d)) for d in held if self.dataset in ('', d)]
         real = [f for f in found if not f.simulated]
         return found if self.dataset or not real else real
@@ -605,8 +609,8 @@ class Table(Measured):
         "The data and their notes; or, of what is committed, that there is none, and the command."
         said = [describe(self.data), *self.data.notes, f'`{self.command()}`'] if self.live else []
         if not self.live and all(f.simulated for f in self.found):
-            said += [f"No result on real data is committed yet. It is measured by "
-                     f"`{self.command(scale='cpu', dataset='')}`."]
+            again = self.command(scale='cpu', dataset='')
+            said += [f'No result on real data is committed yet. It is measured by `{again}`.']
         if self.live and more:
             said += more(self.data)
         for f in self.found:
@@ -633,8 +637,11 @@ class Table(Measured):
                     f'Chosen at an end of its grid, so that a wider one may do better: {edge}.']
         return self.say(of)
 
-    def panels(self, parts, draw, size=(5, 3), rest='', rows=1): # Found -> parts; draws (axes, Found, *part); inches of a panel
-        "A figure of every data set, with a panel for each part; none where there is no part."
+# %% ../nbs/74_tables.ipynb #51f479f9
+class Table(Told):
+    "One table of a paper: its rows, and what was found."
+    def panels(self, parts, draw, size=(5, 3), rest='', rows=1): # Found -> parts; (axes, Found, *part); inches
+        "A figure of every data set, with a panel for each part that `draw` fills; none where there is no part."
         for f in self.found:
             todo = list(parts(f))
             if not todo: continue
@@ -673,11 +680,12 @@ def train(
     return row, on
 
 # %% ../nbs/74_tables.ipynb #55be9bc9
-def users_on(judged, test, metric): # of `judge`, with model and seed -> [users, (model, seed)], the metric with the test's cutoff
-    "What every run gave every user of a test."
+def users_on(judged, test, metric): # of `judge`, with model and seed -> [users, (model, seed)], the column's name
+    "What every run gave every user of a test, by the metric with the test's own cutoff."
     column = column_of(judged, test, metric)
     return judged[judged.test == test].pivot(index='user', columns=['model', 'seed'], values=column), column
 
+# %% ../nbs/74_tables.ipynb #8285b0d7
 def tested_on(
     judged:pd.DataFrame, # of `judge`, with model and seed
     stopped:dict,        # model -> how its runs ended, as of `worst`
@@ -698,6 +706,7 @@ def tested_on(
         parts.append(untested(t, base).assign(test=test, metric=column, seeds=judged.seed.nunique()))
     return pd.concat(parts, ignore_index=True)
 
+# %% ../nbs/74_tables.ipynb #88079101
 def beside(
     judged, stopped, metrics, # as of `tested_on`
     twins:dict,               # row -> the row that it is held against
@@ -715,6 +724,7 @@ def lines_on(judged): # of `judge`, with model and seed -> as for `lines`
     name = t.metric.str.split('@')
     return t.assign(metric=t.test + ': ' + name.str[0], k=name.str[1].astype(int)).drop(columns='test')
 
+# %% ../nbs/74_tables.ipynb #1cc98879
 def means_on(
     t:pd.DataFrame,  # lines of a table
     metric='recall',
@@ -858,8 +868,8 @@ def choice(f): # Found -> [rows, tests]
     "What every row has over its twin, with two standard errors over users."
     t = main_tests(f, 'nulls')
     said = [f'{d:+.4f} ± {e:.4f}' for d,e in zip(t['diff'], t.two_se_diff)]
-    return t.assign(said=said).pivot(index='model', columns='test', values='said').loc[
-        t.model.unique(), t.test.unique()]
+    t = t.assign(said=said)
+    return t.pivot(index='model', columns='test', values='said').loc[t.model.unique(), t.test.unique()]
 
 # %% ../nbs/74_tables.ipynb #38250ab2
 def choice_in_words(f, who, base): # Found; a row with a twin, the row that both are held against -> a sentence

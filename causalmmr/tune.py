@@ -20,6 +20,7 @@ from .store import code_version, defaults, free, identity, locked, run, set_asid
 # %% ../nbs/73_tune.ipynb #1656785d
 RULE = dict(epochs=5000, eval_every=5, patience=10)   # of `fit`, for every row of every table
 
+# %% ../nbs/73_tune.ipynb #1cf217d0
 def rule_for(
     Model,     # a class of recommenders
     rule=RULE, # of all rows
@@ -35,6 +36,7 @@ def is_axis(values): # of one setting -> bool
     numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
     return numbers and len(values) > 1 and list(values) == sorted(set(values))
 
+# %% ../nbs/73_tune.ipynb #5b8e0857
 def value_at(
     values:tuple, # of an axis, in order
     n:int,        # place; below 0 and from len(values) on it lies beyond the ends
@@ -45,6 +47,7 @@ def value_at(
     if isinstance(end, int): return end + far*(end-inner)
     return float(f'{end*(end/inner)**far:.3g}')
 
+# %% ../nbs/73_tune.ipynb #0d974962
 def can_go(values, n): # is there a value at this place, positive as a setting has to be
     inside = 0 <= n < len(values)
     return inside or (0 not in values[:2] or n > 0) and value_at(values, n) > 0
@@ -77,6 +80,7 @@ def best_by(
     "The best figure up to an epoch."
     return max((y for e,y in curve if e <= epoch), default=-np.inf)
 
+# %% ../nbs/73_tune.ipynb #771b31dc
 def left_behind(
     curve,  # of the trial that runs
     others, # curves of those that have ended
@@ -262,6 +266,7 @@ def ends(
             found[k] = 'lower' if n == low else 'upper'
     return found
 
+# %% ../nbs/73_tune.ipynb #df3a9bf8
 def wider(space, places, by=2): # -> name -> [lowest, highest] place
     "Two values more at the ends where the choice lies, where there are any."
     found = {}
@@ -278,15 +283,18 @@ def named(Model, data, fixed, seed): # -> the file's name of a study
     what = identity(Model, data, seed, rule_for(Model) | fixed)['run']
     return f'{Model.__name__}-{data.name}-{what[:8]}.db'
 
+# %% ../nbs/73_tune.ipynb #54e0d66f
 def trials_of(
     study,       # of `study_at`
     space:dict,
 )->pd.DataFrame: # number, settings, value, run, epochs, best_epoch, ended, stopped, minutes; best first
     "What was tried, for people."
     keep = ('run', 'epochs', 'best_epoch', 'ended', 'stopped')
-    rows = [dict(number=t.number, settings=meant(space, t.params), value=t.value,
-                 minutes=t.user_attrs.get('spent', 0)/60)
-            | {k: t.user_attrs.get(k) for k in keep} for t in study.get_trials(deepcopy=False) if t.state.name == 'COMPLETE']
+    rows = []
+    for t in study.get_trials(deepcopy=False):
+        if t.state.name == 'COMPLETE':
+            told = dict(number=t.number, settings=meant(space, t.params), value=t.value)
+            rows.append(told | dict(minutes=t.user_attrs.get('spent', 0)/60) | {k: t.user_attrs.get(k) for k in keep})
     return pd.DataFrame(rows).sort_values('value', ascending=False, kind='stable').reset_index(drop=True)
 
 # %% ../nbs/73_tune.ipynb #bca27542
@@ -352,7 +360,7 @@ class Search:
 def tune(
     Model,           # a class of recommenders
     data:MMData,
-    minutes=None,    # core-minutes for the whole search, the same for every row of a table; 20 where trials are not counted
+    minutes=None,    # core-minutes for the whole search; 20 where trials are not counted
     trials=None,     # how many at most
     seed=0,          # of every trial and of the proposals
     out='_runs',     # the study lies in studies/, its runs in runs/
@@ -393,21 +401,21 @@ def summed_up(s, study): # a Search, its study -> the line of settings.json
     fixed = ''.join(f' -p {k}={v}' for k,v in s.fixed.items())
     told = ' '.join(f'--{k} {v:g}' for k,v in budget.items())
     named = f" --name '{s.name}'" if s.name != s.Model.__name__ else ''
+    seeded = f' --seed {s.seed}' if s.seed else ''
     return dict(model=s.name, dataset=s.data.name, chosen=meant(s.space, best.params) | s.fixed,
                 figure=round(best.value, 5), by=f'valid {s.by}', budget=budget,
                 spent=round(s.spent(study)/60, 1), trials=len(done),
                 given_up=sum(t.user_attrs['ended'] == 'given up' for t in done),
-                epochs=best.user_attrs.get('epochs', 0),
-                best_epoch=best.user_attrs.get('best_epoch', 0),
-                stopped=best.user_attrs.get('stopped', 'not finite'), edge=edge,
-                widened=sorted(widened), seed=s.seed, data=s.data.fingerprint[:8], code=code_version(s.Model)[:12],
-                command=f'causalmmr tune {s.Model.__name__} {s.data.name} {told}{fixed}{named}' + (
-                    f' --seed {s.seed}' if s.seed else ''))
+                epochs=best.user_attrs.get('epochs', 0), best_epoch=best.user_attrs.get('best_epoch', 0),
+                stopped=best.user_attrs.get('stopped', 'not finite'), edge=edge, widened=sorted(widened),
+                seed=s.seed, data=s.data.fingerprint[:8], code=code_version(s.Model)[:12],
+                command=f'causalmmr tune {s.Model.__name__} {s.data.name} {told}{fixed}{named}{seeded}')
 
 # %% ../nbs/73_tune.ipynb #bb22ff7c
 def settings_path(): # of the repository's file
     return results_dir()/'settings.json'
 
+# %% ../nbs/73_tune.ipynb #dd846e7f
 def remembered(
     path=None, # the file; by default the repository's
 )->dict:       # (model, data set) -> its line
@@ -420,6 +428,7 @@ def remembered(
             raise ValueError('a line without the names of its model and data set')
     return found
 
+# %% ../nbs/73_tune.ipynb #f4e811e0
 def remember(
     line:dict, # of `tune`
     path=None, # the file; by default the repository's

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from .compare import why_untested
-from .data import available
+from .formats import available
 from .pages import command, parameters, results_dir, tables
 from .tables import Found, in_files
 

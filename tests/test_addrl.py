@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np, pandas as pd, pytest, torch, torch.nn.functional as F
 from sklearn.metrics import mutual_info_score
 from causalmmr.causal.scm import toy
-from causalmmr.data import BadInput, MMData, load
+from causalmmr.data import BadInput, MMData
+from causalmmr.formats import load
 from causalmmr.chunks import attributes, chunk_matrix, missing, own_or_other, separation
 from causalmmr.models.addrl import ADDRL, Steered, as_released, chunks_of, labels_of, recommend, terms
 from causalmmr.models.selfsup import DMRL

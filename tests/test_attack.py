@@ -1,7 +1,8 @@
 """The official figures on the vectors that FMMRec's authors released, and what rescaling does to both attackers."""
 import numpy as np, pandas as pd, pytest, torch
 from causalmmr.causal.scm import toy
-from causalmmr.data import BadInput, read_array
+from causalmmr.data import BadInput
+from causalmmr.files import read_array
 from causalmmr.fair import attack
 from causalmmr.fair.attack import ATTACKERS, leakage, official, strict, views
 from causalmmr.models.classic import MFBPR

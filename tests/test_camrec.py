@@ -3,7 +3,8 @@ import json, os, subprocess, sys
 from dataclasses import replace
 import numpy as np, pytest, torch
 from causalmmr.causal.scm import toy
-from causalmmr.data import BadInput, MMData, load
+from causalmmr.data import BadInput, MMData
+from causalmmr.formats import load
 from causalmmr.models.camrec import CaMRec, edge_gates, gate_auc
 from causalmmr.train import Pairs, adam, epoch, evaluate, fit, rng
 

@@ -1,18 +1,18 @@
 """Data sets: hostile and broken files, and the real sets where CAUSALMMR_DATA says they are.
 
-What explains the formats is tested in nbs/00_data.ipynb on small files. Here stands what does not explain: fuzzing, a
+What explains the formats is tested in nbs/06_files.ipynb and nbs/07_formats.ipynb on small files. Here stands what does not explain: fuzzing, a
 guard against pickles and connections, and agreement of the loaders with real sets rewritten in the papers' formats.
 """
-import json, os, pickle, random, re, shutil, subprocess, sys, time
+import importlib, json, os, pickle, random, re, shutil, subprocess, sys, time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, scipy.sparse as sp, torch
 
-from causalmmr import data as D
 from causalmmr.causal.scm import toy
-from causalmmr.data import (BadInput, array, available, check, convert, describe, load, not_taken, read_array, replace,
-                            require_sound)
+from causalmmr.data import BadInput, check, describe, per_user_split, replace, require_sound
+from causalmmr.files import not_taken, read_array
+from causalmmr.formats import AGES, array, available, convert, load
 from causalmmr.models.classic import LightGCN
 from causalmmr.train import evaluate, fit, rng
 
@@ -82,8 +82,9 @@ def test_damaged_pickles_end_in_a_sentence(tmp_path, x):
         except BadInput as e: assert '\n' not in str(e)
 
 
-def test_module_never_unpickles_freely():
-    text = Path(D.__file__).read_text()
+@pytest.mark.parametrize('module', ['data', 'files', 'formats'])
+def test_module_never_unpickles_freely(module):
+    text = Path(importlib.import_module(f'causalmmr.{module}').__file__).read_text()
     assert 'allow_pickle=True' not in text.replace('`allow_pickle=True`', '')
     assert not re.search(r'pickle\.loads?\(|(?<!literal_)\beval\(|weights_only=False', text)
 
@@ -94,7 +95,7 @@ def test_import_and_load_open_no_connection(tmp_path):
 import sys, socket
 def no(*a, **k): raise AssertionError('a connection')
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = no
-from causalmmr.data import load, available
+from causalmmr.formats import load, available
 load({str(tmp_path)!r}); available()
 assert 'pooch' not in sys.modules and 'requests' not in sys.modules
 """
@@ -289,7 +290,7 @@ def test_repeat_purchases_no_longer_cost_recall(tmp_path):
     for name,(a,b) in dict(single=(u, i), double=twice).items():
         (tmp_path/name).mkdir()
         as_unlabelled(tmp_path/name, a, b, None)
-    label = D.per_user_split(*twice, np.random.default_rng(42))
+    label = per_user_split(*twice, np.random.default_rng(42))
     pairs = torch.tensor(np.stack(twice))
     cut = [pairs[:,torch.tensor(label==k)] for k in range(3)]
     rows = replace(load(tmp_path/'single'), train=cut[0], valid=cut[1], test=cut[2])
@@ -383,7 +384,7 @@ def test_movielens_raw_files_give_the_same_set(real, tmp_path):
     inter = pd.read_parquet(Path(ROOT)/'ml1m'/'inter.parquet').astype(int)
     movie = d.items.movie_id.to_numpy()[inter.itemID]
     (tmp_path/'ratings.dat').write_text(''.join(f'{u}::{m}::5::978300760\n' for u,m in zip(inter.userID+1, movie)))
-    young = {v:k for k,v in D.AGES.items()}
+    young = {v:k for k,v in AGES.items()}
     users = [f'{k+1}::{"FM"[r.gender]}::{young[r.age]}::{r.occupation}::00000' for k,r in d.users.iterrows()]
     (tmp_path/'users.dat').write_text('\n'.join(users[::-1])+'\n')
     movies = [f'{r.movie_id}::{r.title}::{r.genres}' for r in d.items.sort_values('movie_id').itertuples()]

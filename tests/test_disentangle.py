@@ -1,7 +1,7 @@
 """Stage 1 at the width of real features, and the guarantee of erasure on real users."""
 import torch
 from causalmmr.causal.scm import toy
-from causalmmr.data import load
+from causalmmr.formats import load
 from causalmmr.disentangle import adversarial, class_counts, erase, one_hot, sensitive
 from causalmmr.fair.attack import attacker_users, strict
 from causalmmr.graph import row_mean

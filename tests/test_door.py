@@ -13,8 +13,8 @@ def test_importing_the_package_is_cheap():
     assert float(took) < .1 and not heavy
 
 def test_what_is_asked_for_is_taken_and_nothing_else():
-    code = "import sys; from causalmmr import BadInput, load; print(load.__module__, *({'causalmmr.cli', 'causalmmr.models.camrec'} & set(sys.modules)))"
-    assert fresh(code) == ['causalmmr.data']
+    code = "import sys; from causalmmr import BadInput, load; print(BadInput.__module__, load.__module__, *({'causalmmr.cli', 'causalmmr.models.camrec'} & set(sys.modules)))"
+    assert fresh(code) == ['causalmmr.data', 'causalmmr.formats']
 
 @pytest.mark.parametrize('name', causalmmr.__all__)
 def test_every_name_leads_to_its_module(name):

@@ -1,7 +1,9 @@
 """FMMRec at the sizes of the paper, crashes in the middle of the game, and vectors that must not rank."""
 import numpy as np, pytest, torch
 from causalmmr.causal.scm import toy
-from causalmmr.data import BadInput, MMData, load, read_array
+from causalmmr.data import BadInput, MMData
+from causalmmr.files import read_array
+from causalmmr.formats import load
 from causalmmr.disentangle import Split
 from causalmmr.fair.filters import RELEASED_GAME, RIVALS, FairTuning, Vectors
 from causalmmr.models.fmmrec import MIX, FMMRec, take_apart

@@ -2,8 +2,10 @@
 import json, os, pickle, struct, sys, warnings, zipfile
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
-from causalmmr import cli as program, data as D, store
-from causalmmr.data import BadInput, load, read_array
+from causalmmr import cli as program, formats, store
+from causalmmr.data import BadInput, replace
+from causalmmr.files import read_array
+from causalmmr.formats import load
 
 class Attack:
     "Unpickled, it makes a folder."
@@ -50,10 +52,10 @@ def test_an_archive_cannot_climb_out(tmp_path, monkeypatch):
         z.writestr('/tmp/absolute-of-an-archive', 'x')
         link = zipfile.ZipInfo('link'); link.external_attr = 0o120777 << 16; z.writestr(link, '/etc')
         z.writestr('link/passwd-of-an-archive', 'x')
-    monkeypatch.setattr(D, '_download', lambda url, file, progress: Path(file).write_bytes((tmp_path/'evil.zip').read_bytes()))
-    monkeypatch.setitem(D.ORIGINALS, 'evil', dict(url='https://example.org/evil.zip', hash=None, folder=''))
+    monkeypatch.setattr(formats, '_download', lambda url, file, progress: Path(file).write_bytes((tmp_path/'evil.zip').read_bytes()))
+    monkeypatch.setitem(formats.ORIGINALS, 'evil', dict(url='https://example.org/evil.zip', hash=None, folder=''))
     to = tmp_path/'a'/'b'/'c'
-    try: D.fetch('evil', to)
+    try: formats.fetch('evil', to)
     except BadInput: pass                                       # it may be refused as a whole,
     outside = [p for p in tmp_path.rglob('*') if to not in p.parents and p not in (to, *to.parents, tmp_path/'evil.zip')]
     assert not outside and not Path('/tmp/absolute-of-an-archive').exists() and not Path('/etc/passwd-of-an-archive').exists()
@@ -85,7 +87,7 @@ def test_a_picture_of_too_many_pixels_is_not_unpacked(tmp_path):
 
 @pytest.mark.parametrize('url', ['http://example.org/x.zip', 'ftp://example.org/x.zip', 'file:///etc/passwd', 'http://127.0.0.1.example.org/x', 'https:/x'])
 def test_a_download_in_the_open_is_refused(url, tmp_path):
-    with pytest.raises(ValueError, match='not https'): D._download(url, tmp_path/'x')
+    with pytest.raises(ValueError, match='not https'): formats._download(url, tmp_path/'x')
     assert not (tmp_path/'x').exists()
 
 def test_a_download_led_into_the_open_is_refused(tmp_path, monkeypatch):
@@ -97,7 +99,7 @@ def test_a_download_led_into_the_open_is_refused(tmp_path, monkeypatch):
         def raise_for_status(self): pass
         def iter_content(self, n): yield b'forged'
     monkeypatch.setattr(requests, 'get', lambda url, **k: Answer('https://example.org/x', [Answer('https://a.org'), Answer('http://b.org')]))
-    with pytest.raises(ValueError, match='http://b.org'): D._download('https://a.org', tmp_path/'x')
+    with pytest.raises(ValueError, match='http://b.org'): formats._download('https://a.org', tmp_path/'x')
     assert not (tmp_path/'x').read_bytes()
 
 # --- reviews and prices of 2014
@@ -163,7 +165,7 @@ def test_a_class_named_in_a_file_is_not_imported(trap, capfd):
 
 def test_modules_of_a_downloaded_folder_are_not_imported(trap):
     d, evil = trap
-    D.convert(store.dataset('toy'), d/'set', 'parquet')
+    formats.convert(store.dataset('toy'), d/'set', 'parquet')
     before = list(sys.path)
     for words in (['train', 'MFBPR', 'set', '-p', 'd=4', '-p', 'epochs=1', '--out', 'out'], ['data', 'check', '.'], ['list']): program.main(words)
     assert sys.path == before and not evil.exists()                                          # what is not on the path is not found by torch or pandas
@@ -257,4 +259,4 @@ def test_semicolons_and_commas_name_the_same_classes(monkeypatch, tmp_path):
 def test_lists_are_no_groups_in_a_crossing(column):
     from causalmmr.serve import crossed
     toy = store.dataset('toy')
-    with pytest.raises(BadInput, match='x holds lists'): crossed(D.replace(toy, users=toy.users.assign(x=[column]*toy.n_users)), ['gender', 'x'])
+    with pytest.raises(BadInput, match='x holds lists'): crossed(replace(toy, users=toy.users.assign(x=[column]*toy.n_users)), ['gender', 'x'])

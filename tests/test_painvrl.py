@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from causalmmr.invariant import search
 from causalmmr.causal.scm import toy
-from causalmmr.data import BadInput, MMData, load
+from causalmmr.data import BadInput, MMData
+from causalmmr.formats import load
 from causalmmr.invariant.environments import abroad, by_test, cluster, fit_tilts, judge
 from causalmmr.invariant.search import CORRECTED, PARETO, RELEASED, MaskSearch, Stage, find_mask, stage
 from causalmmr.models.painvrl import ContentUltraGCN, InvRL, PaInvRL, family_metrics, mask_of

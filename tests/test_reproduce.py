@@ -137,7 +137,8 @@ def test_classic_echoes_its_parameters(tmp_path, root):
 @pytest.fixture
 def shops(tmp_path):
     "Two data sets in folders of one name, one of which says another name of itself."
-    from causalmmr.data import convert, replace
+    from causalmmr.data import replace
+    from causalmmr.formats import convert
     from causalmmr.store import dataset
     def make(folder, world, name):
         convert(replace(dataset(world), name=name), tmp_path/folder, 'parquet')

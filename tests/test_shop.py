@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 from causalmmr import cli as program
-from causalmmr.data import load
+from causalmmr.formats import load
 from causalmmr.market import market
 from causalmmr.shop import own_ids
 

@@ -64,8 +64,8 @@ class Codebook(nn.Module):
     ):
         super().__init__()
         if K < 1 or d < 1 or beta < 0 or dead < 0 or tau < 0 or not 0 <= decay < 1:
-            raise BadInput(f'a codebook needs K={K} and d={d} of at least 1, beta={beta} and dead={dead} of at least 0, '
-                           f'tau={tau} of at least 0, decay={decay} in [0,1)')
+            raise BadInput(f'a codebook needs K={K} and d={d} of at least 1, beta={beta}, dead={dead} and tau={tau} '
+                           f'of at least 0, decay={decay} in [0,1)')
         if ema and released_loss: raise BadInput('released_loss=True trains the codes by gradient, ema=True does not')
         self.beta,self.tau,self.ema,self.decay,self.dead = beta,tau,ema,decay,dead
         self.released_loss,self.released_sign = released_loss,released_sign
@@ -78,8 +78,8 @@ class Codebook(nn.Module):
         self.register_buffer('size', torch.ones(K))
 
     @torch.no_grad()
-    def match(self, x):
-        return torch.addmm(self.codes.pow(2).sum(1)/2, x, self.codes.T, alpha=-1).argmin(1)  # [n,d] -> [n] strata
+    def match(self, x): # [n,d] -> [n] strata
+        return torch.addmm(self.codes.pow(2).sum(1)/2, x, self.codes.T, alpha=-1).argmin(1)
 
     def forward(self, x, k=None): # [n,d], and strata where they are known -> [n,d]
         if self.training or not self.tau:

@@ -135,7 +135,11 @@ def axes(
     return z.flip(1).float() if z.shape[1] else torch.zeros(len(x), 1)
 
 # %% ../../nbs/41_attack.ipynb #21a16963
-def _logistic(x, y, C, fit_, val, test, seed): # [U,r], [U] numpy, classes, index arrays -> {name: (val [.,C], test [.,C])}
+def _logistic(
+    x, y, C,         # [U,r], [U] numpy; classes
+    fit_, val, test, # arrays of users
+    seed,
+): # -> {name: (val [.,C], test [.,C])}
     from sklearn.linear_model import LogisticRegression
     out = {}
     for c in (.003, .03, .3):
@@ -200,8 +204,9 @@ def strict_one(
     test:Tensor,  # [U] bool
     seed=0, seeds=3, # seeds seed .. seed+seeds-1 decide validation users, starts and orders
     attackers=tuple(ATTACKERS), # which
-)->tuple:         # row: attacker, val_auc, auc, sd, lo, hi, chance95, macro_f1, accuracy, majority, seeds; [n] predicted class of each test user
+)->tuple:         # row; [n] predicted class of each test user
     "The strongest of several attackers, chosen on validation users."
+    # the row: attacker, val_auc, auc, sd, lo, hi, chance95, macro_f1, accuracy, majority, seeds
     C,ok = int(s.max())+1,(s>=0)
     z,y = axes(x, ~test & ok).numpy(),s.numpy()
     train,at = ((m & ok).nonzero()[:,0].numpy() for m in (~test, test))
@@ -218,12 +223,14 @@ def strict_one(
     each = [a for _,a,_ in found[name]]
     lo,hi,chance = _doubt(p, y[at], seed)
     f1 = np.mean([2*((pred==c)&(y[at]==c)).sum()/max((pred==c).sum()+(y[at]==c).sum(), 1) for c in np.unique(y[at])])
-    return dict(attacker=name, val_auc=known_mean(v for v,_,_ in found[name]), auc=known_mean(each),
-                sd=np.std(each, ddof=1) if seeds>1 else np.nan, lo=lo, hi=hi, chance95=chance,
-                macro_f1=f1, accuracy=(pred==y[at]).mean(), majority=np.bincount(y[at]).max()/len(at), seeds=seeds),pred
+    row = dict(attacker=name, val_auc=known_mean(v for v,_,_ in found[name]), auc=known_mean(each),
+               sd=np.std(each, ddof=1) if seeds>1 else np.nan, lo=lo, hi=hi, chance95=chance, macro_f1=f1,
+               accuracy=(pred==y[at]).mean(), majority=np.bincount(y[at]).max()/len(at), seeds=seeds)
+    return row,pred
 
 # %% ../../nbs/41_attack.ipynb #80ed5485
-def _doubt(p, y, seed, n=200): # [n,C], [n] -> 2.5 and 97.5 % of the AUC over resampled users, 95 % of the AUC with permuted labels
+def _doubt(p, y, seed, n=200): # [n,C], [n] -> lo, hi, chance95
+    "2.5 and 97.5 % of the AUC over resampled users, and 95 % of the AUC with permuted labels."
     r = np.random.default_rng(seed)
     draws = [r.integers(0, len(y), len(y)) for _ in range(n)]
     boot = [v for i in draws if (v := auc(p[i], y[i])) == v] or [np.nan]      # a draw of one class says nothing
@@ -257,8 +264,8 @@ def strict(
     seed=0, seeds=3,
     attackers=tuple(ATTACKERS),
     folds=5,     # of the attacks inside the test users; 0: none
-)->pd.DataFrame: # view, attribute, the columns of strict_one, inside and inside_se; a line 'all at once' per view holds accuracy and majority alone
-    "What the strongest attackers find in every view."
+)->pd.DataFrame: # view, attribute, the columns of strict_one, inside and inside_se
+    "What the strongest attackers find in every view; the line 'all at once' holds accuracy and majority alone."
     class_counts(labels)
     out = []
     every = test & torch.stack([s>=0 for s in labels.values()]).all(0)
@@ -302,10 +309,10 @@ def leakage(
     epochs=1000,      # of the official attack
     attackers=tuple(ATTACKERS), # of the strict one
     folds=5,          # of the attacks inside the test users
-)->pd.DataFrame: # view, attribute, official (its hard score), metric, official_last, official_prob_auc, and the columns of strict
+)->pd.DataFrame: # view, attribute, official (its hard score), metric, official_*, and the columns of strict
     "Both protocols side by side."
-    a = official(seen, labels, test, seed, epochs).rename(columns=dict(
-        best='official', last='official_last', prob_auc='official_prob_auc'))
+    names = dict(best='official', last='official_last', prob_auc='official_prob_auc')
+    a = official(seen, labels, test, seed, epochs).rename(columns=names)
     return strict(seen, labels, test, seed, seeds, attackers, folds).merge(a, on=['view','attribute'], how='left')
 
 # %% ../../nbs/41_attack.ipynb #26f4a661
@@ -352,8 +359,8 @@ def regroup(
     n,told,aside = np.bincount(code[counted & (code>=0)], minlength=len(values)), [], []
     lost,rest = int((code[counted]<0).sum()), int(n[n<least].sum())
     if lost:
-        told.append(f'{what} is missing for {lost} of {counted.sum()} users: they '
-                    f'are counted, and left out of the comparison')
+        told.append(f'{what} is missing for {lost} of {counted.sum()} users: '
+                    'they are counted, and left out of the comparison')
         aside.append(MISSING)
     if (n<least).any():
         tiny = f'{(n<least).sum()} groups of fewer than {least} users by {what}: {_names(values, n, least)}'
@@ -373,7 +380,7 @@ def per_group(
     values:pd.DataFrame, # one row per user, one column per metric
     group,               # [n] group of each row; nothing where it is unknown
     aside=(),            # groups that are counted, and left out of the differences
-)->tuple:                # by group: group, users, each metric; and per metric: best, worst, difference, lo, hi, by_chance
+)->tuple:                # of each group: users, metrics; of each metric: best, worst, difference, lo, hi, by_chance
     "Mean per group of users, and the widest difference between two groups with its interval."
     from fairlearn.metrics import MetricFrame     # slow to import, and needed here only
     code,names = group_codes([MISSING if pd.isna(v) else v for v in group], 'group')
@@ -388,9 +395,8 @@ def per_group(
         mean = f.by_group.to_numpy(float)
         hi,lo = mean.argmax(), mean.argmin()
         gap,half = f.difference(), 2*np.sqrt(se2[hi]+se2[lo])
-        wide.append(dict(metric=m, best=names[kept[hi]], worst=names[kept[lo]], difference=gap, lo=gap-half,
-                         hi=gap+half,
-                         by_chance=by_chance(x[rows], among)))
+        wide.append(dict(metric=m, best=names[kept[hi]], worst=names[kept[lo]], difference=gap,
+                         lo=gap-half, hi=gap+half, by_chance=by_chance(x[rows], among)))
     return by, pd.DataFrame(wide)
 
 # %% ../../nbs/41_attack.ipynb #a94937bb
@@ -427,5 +433,5 @@ def counterfactual(
     hide = (world.data.train, twin.data.train)          # nobody's list differs because of what was clicked before
     lists = [rank(train(d, s), users, k, hide)[0]
              for d,s in ((world.data, seed), (twin.data, seed), (world.data, seed+1))]
-    return pd.DataFrame(dict(user=users.numpy(), flipped=list_distance(lists[0], lists[1]).numpy(),
-                             noise=list_distance(lists[0], lists[2]).numpy()))
+    flipped,noise = (list_distance(lists[0], other).numpy() for other in lists[1:])
+    return pd.DataFrame(dict(user=users.numpy(), flipped=flipped, noise=noise))

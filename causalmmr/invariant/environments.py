@@ -185,9 +185,8 @@ def fit_fronts(
     def front(e): # one environment
         own = U,V,W,b = f.U[e],f.V[e],f.W[e],f.b[e]
         room = torch.empty_like(U)
-        ada = torch.optim.Adagrad(
-            [dict(params=[U], weight_decay=2*wd[0]), dict(params=[V], weight_decay=2*wd[0]*wd[2])], lr,
-            fused=True)
+        tables = [dict(params=[U], weight_decay=2*wd[0]), dict(params=[V], weight_decay=2*wd[0]*wd[2])]
+        ada = torch.optim.Adagrad(tables, lr, fused=True)
         adam = torch.optim.Adam([W, b], lr, weight_decay=2*wd[1], fused=True)
         for u,j in draws(pairs[:,labels==e], len(x), epochs, batch, n_neg, seed):
             for p,g in zip(own, front_gradients(own, room, x, beta, u, j, mean)):

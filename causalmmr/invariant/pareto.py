@@ -48,6 +48,7 @@ def least_norm(
 # %% ../../nbs/32_pareto.ipynb #c6105802
 NORMS = ('none', 'l2', 'loss', 'loss+')
 
+# %% ../../nbs/32_pareto.ipynb #34739a84
 def scaled_gradients(
     G:Tensor,     # [T,P] gradients
     norm='loss+', # one of NORMS
@@ -66,6 +67,7 @@ def scaled_gradients(
 # %% ../../nbs/32_pareto.ipynb #8c05b526
 HOW = ('pareto', 'project', 'fixed')
 
+# %% ../../nbs/32_pareto.ipynb #3b8476a9
 def combine(
     G:Tensor,           # [T,P] gradients, scaled or not
     how='pareto',       # one of HOW

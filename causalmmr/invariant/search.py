@@ -148,12 +148,11 @@ def objectives(s:Stage, gates, W, penalty): # -> [2] empirical risk and invarian
 # %% ../../nbs/33_search.ipynb #7c7fc009
 def rows_of_gradients(losses, params): # [T], tensors -> [T,P] one flat gradient per loss; the graph is kept
     rows = [torch.autograd.grad(l, params, retain_graph=True, allow_unused=True) for l in losses]
-    return torch.stack([
-        torch.cat([(torch.zeros_like(p) if t is None else t).flatten() for t,p in zip(row, params)])
-        for row in rows])
+    flat = lambda t, p: (torch.zeros_like(p) if t is None else t).flatten()
+    return torch.stack([torch.cat([flat(t, p) for t,p in zip(row, params)]) for row in rows])
 
 # %% ../../nbs/33_search.ipynb #9ee8d6ae
-def like(G, some, norm, first): # [T,P], [T,n] what decides, scaling, losses at the start -> [T,P] scaled as that part is
+def like(G, some, norm, first): # [T,P], [T,n] what decides, scaling, losses at the start -> [T,P] scaled as it is
     return G*(scaled_gradients(some, norm, first).norm(dim=1)/some.norm(dim=1).clamp(min=1e-30))[:,None]
 
 # %% ../../nbs/33_search.ipynb #b0c8c634

@@ -113,6 +113,17 @@ def softplus_sum(
 # %% ../../nbs/62_addrl.ipynb #a6e5114e
 BATCH = 1024   # of the released training: the weights of the losses are in units of a ranking loss summed over it
 
+# %% ../../nbs/62_addrl.ipynb #7d9e7b09
+def _chunks(values, rest, name): # attribute -> its values, chunks without one, the data's name -> names of all chunks
+    chunks = [*values, *(f'rest {k+1}' if rest>1 else 'rest' for k in range(rest))]
+    if len(chunks)<2: raise BadInput(f'AD-DRL needs at least two chunks; {name} gives it {len(chunks)}: raise rest.')
+    return chunks
+
+def _told_values(values, seen): # attribute -> its values, [I] bool -> [attributes,I], -1 where not told
+    told = [a.value.masked_fill(~seen, -1) for a in values.values()]
+    return torch.stack(told) if told else seen[:0]
+
+# %% ../../nbs/62_addrl.ipynb #180f51d7
 class ADDRL(Recommender):
     "Chunks tied to attributes; a score is a sum over chunks (arXiv 2312.14433)."
     space = dict(lr=(1e-4, 5e-4, 1e-3, 2e-3, 5e-3), reg=(.1, 1., 5.), lam_low=(1., 10., 50.), n_neg=(4, 8))
@@ -140,10 +151,9 @@ class ADDRL(Recommender):
         self.n_neg,self.tau,self.p,self.released = n_neg,tau,p,released
         self.lams = dict(intra=lam_intra, inter=lam_inter, low=lam_low, reg=reg)
         self.values = attributes_of(data, attributes, bins)
-        self.chunks = [*self.values, *(f'rest {k+1}' if rest>1 else 'rest' for k in range(rest))]
+        self.chunks = _chunks(self.values, rest, data.name)
         self.mods = sorted(data.feats)
         S,K,self.c = len(self.mods)+1,len(self.chunks),c
-        if K<2: raise BadInput(f'AD-DRL needs at least two chunks; {data.name} gives it {K}: raise rest.')
         self.x_u,self.x_i = xavier(g, data.n_users, K*c),xavier(g, data.n_items, K*c)
         self.project = nn.ModuleList(linear(g, data.feats[m].shape[1], K*c) for m in self.mods)
         self.W_h = nn.Parameter(torch.stack([xavier(g, c, K).data for _ in range(S+1)]))
@@ -154,8 +164,7 @@ class ADDRL(Recommender):
             self.register_buffer(f'f{k}', F.normalize(data.feats[m], dim=1), persistent=False)
         seen = torch.rand(data.n_items, generator=g) < told
         self.register_buffer('seen', seen, persistent=False)
-        told_values = [a.value.masked_fill(~seen, -1) for a in self.values.values()]
-        self.register_buffer('y', torch.stack(told_values) if told_values else seen[:0], persistent=False)
+        self.register_buffer('y', _told_values(self.values, seen), persistent=False)
 
     def split(self, x): return x.view(len(x), len(self.chunks), self.c)            # [n,d] -> [n,F,c]
     def views(self, i): # [n] items -> [n,S,F,c] the id and every modality
@@ -167,13 +176,16 @@ class ADDRL(Recommender):
         every = torch.arange(len(self.x_i), device=self.device)
         return F.normalize(self.split(self.x_u), dim=-1),self.fused(self.views(every))
 
-    def scores(self, u, w=None): # [B], [F] weights of the chunks -> [B,I]
-        x,g = self.final()
-        return softplus_sum(x[u], g, w)
-
     def loss(self, u, i, j): # [B], [B], [B] or [B,N]
         l = self.losses(u, i, j.view(len(u), -1))
         return l['rank'] + sum(a*l[k] for k,a in self.lams.items() if a)/(1 if self.released else BATCH)
+
+# %% ../../nbs/62_addrl.ipynb #988c3e0f
+def _scores(self, u, w=None): # [B], [F] weights of the chunks -> [B,I]
+    x,g = self.final()
+    return softplus_sum(x[u], g, w)
+
+ADDRL.scores = _scores
 
 # %% ../../nbs/62_addrl.ipynb #f6288037
 def _losses(self, u, i, j): # [B], [B], [B,N] -> name -> []
@@ -354,8 +366,8 @@ def preferences(
     "The lift of each attribute for each user."
     x,g = model.eval().final()
     u,i = data.train.to(g.device)
-    mine = torch.zeros(data.n_users, g.shape[1]).index_add_(
-        0, u.cpu(), terms(model, u, i).cpu())/torch.bincount(u.cpu(), minlength=data.n_users).clamp(min=1)[:,None]
+    total = torch.zeros(data.n_users, g.shape[1]).index_add_(0, u.cpu(), terms(model, u, i).cpu())
+    mine = total/torch.bincount(u.cpu(), minlength=data.n_users).clamp(min=1)[:,None]
     every = torch.cat([torch.stack([F.softplus(b[:,k]@g[:,k].T).mean(1) for k in range(g.shape[1])], 1)
                        for b in x.split(1024)]).cpu()
     t = pd.DataFrame((mine-every).numpy(), columns=model.chunks)
@@ -442,8 +454,8 @@ def one_user(
     user = int(n.argsort()[-len(n)//10])
     top,score = (x[0].cpu() for x in recommend(model, data, [user], k))
     parts = pd.DataFrame(terms(model, torch.full((k,), user), top).cpu().numpy(), columns=model.chunks)
-    parts = parts.assign(item=top.numpy(), score=score.numpy()).melt(
-        ['item', 'score'], var_name='chunk', value_name='term')
+    parts = parts.assign(item=top.numpy(), score=score.numpy())
+    parts = parts.melt(['item', 'score'], var_name='chunk', value_name='term')
     mine,liked = data.train[1][data.train[0] == user],[]
     for name,a in model.values.items():
         for value,x in value_preferences(model, torch.tensor([user]), name).iloc[0].nlargest(best).items():
@@ -550,7 +562,9 @@ def steering(
     accuracy=False, # also NDCG@20 of all users
 )->pd.DataFrame:    # attribute, weight, effect, ndcg
     "What each attribute's weight does to lists of twenty."
-    ndcg = lambda w: evaluate(Steered(model, w), data, ks=(20,), metrics=('ndcg',)).mean()['ndcg@20'] if accuracy else np.nan
+    def ndcg(w):
+        if not accuracy: return np.nan
+        return evaluate(Steered(model, w), data, ks=(20,), metrics=('ndcg',)).mean()['ndcg@20']
     found = []
     for name,a in model.values.items():
         for w in weights:
@@ -642,7 +656,7 @@ def part_of_train(
     share:float, # of the training pairs
     seed=0,     # of the choice
 )->MMData:
-    "The same data with a part of the training pairs; one pair of each user stays, and a smaller part lies in a larger one."
+    "A part of the training pairs: one pair of each user stays, and a smaller part lies in a larger one."
     if share == 1: return data
     r = torch.rand(data.train.shape[1], generator=torch.Generator().manual_seed(seed))
     least = torch.full((data.n_users,), 2.).scatter_reduce(0, data.train[0], r, 'amin')[data.train[0]]

@@ -87,8 +87,8 @@ class _EdgeLogits(torch.autograd.Function):
             return dpq, dw, None, None
         there,back = ends(A)
         at_reverse = ds[directed(A).t_order]                         # gradient at the reverse of each edge
-        for lo,(r,e,f,s,t) in enumerate(zip(*(
-            x.split(ctx.block) for x in (A.row, there, back, ds.contiguous(), at_reverse)))):
+        blocks = zip(*(x.split(ctx.block) for x in (A.row, there, back, ds.contiguous(), at_reverse)))
+        for lo,(r,e,f,s,t) in enumerate(blocks):
             a,b = int(r[0]),int(r[-1])+1
             start = (A.start[a:b+1]-lo*ctx.block).clamp(0, len(r))
             at = torch.arange(len(r), device=r.device, dtype=torch.int32)
@@ -107,9 +107,11 @@ def ends(
         A.__dict__['_ends'] = tuple(torch.stack([2*a, 2*b+1], 1).int() for a,b in ((A.row, A.col), (A.col, A.row)))
     return A._ends
 
+# %% ../../nbs/60_camrec.ipynb #13a370c4
 def hidden(pq, e): # [N,2,h], [n,2] -> [n,h] what both ends say, added
     return F.embedding_bag(e, pq.detach().view(-1, pq.shape[2]), mode='sum')
 
+# %% ../../nbs/60_camrec.ipynb #20b3abd3
 def edge_logits(
     pq:Tensor,  # [N,2,h] what a node says as the start of an edge, and as its end
     w:Tensor,   # [h]
@@ -134,6 +136,7 @@ class _Ends(torch.autograd.Function):
         x,W = ctx.saved_tensors
         return d.flatten(1)@W, d.flatten(1).T@x, d[:,0].sum(0)
 
+# %% ../../nbs/60_camrec.ipynb #b4836641
 class EdgeGate(nn.Module):
     "The logit of every directed edge from the embeddings of its two ends."
     def __init__(self, g, d):
@@ -142,8 +145,8 @@ class EdgeGate(nn.Module):
 
     def forward(self, A, x): # Sparse, [N,d] -> [2E]
         W_a,W_b = self.hidden.weight.chunk(2, 1)
-        return (edge_logits(_Ends.apply(x, torch.cat([W_a, W_b]), self.hidden.bias), self.out.weight[0], A)
-                + self.out.bias)
+        pq = _Ends.apply(x, torch.cat([W_a, W_b]), self.hidden.bias)
+        return edge_logits(pq, self.out.weight[0], A) + self.out.bias
 
 # %% ../../nbs/60_camrec.ipynb #0b6e80bd
 def gate_of(
@@ -242,6 +245,7 @@ class _CountedNCE(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dl): return *(dl*g for g in ctx.saved_tensors), None, None, None
 
+# %% ../../nbs/60_camrec.ipynb #6e687092
 def counted_nce(
     a:Tensor,  # [N,d] one view of all nodes
     b:Tensor,  # [N,d] the other view
@@ -354,7 +358,7 @@ class Adjusted(nn.Module):
         f = [p(getattr(self, f'feats_{m}')) for p,m in zip(self.project, self.mods)]
         return f,[S@x for S,x in zip(self.near, f)]
 
-    def confounder(self, g, train=False): # -> lists of [I,d], C and the H it is an estimate from; [] loss of the channels
+    def confounder(self, g, train=False): # -> lists of [I,d]: C, the H it is an estimate from; [] loss of the channels
         f,h = self.items()
         F_,H = dict(zip(self.mods, f)),dict(zip(self.mods, h))
         C = self.channel(H, F_, g)[0] if train else self.channel.sample(H, F_, g)
@@ -476,9 +480,8 @@ class CaMRec(Ranked):
         data,                      # MMData with two or more modalities
         g:torch.Generator,         # all randomness
         d=64, L=2,                 # width of every vector; propagation layers
-        knn=(40,20),               # neighbours in the item graph of v, of t, of all further modalities (the last repeats)
-        T=20, schedule='linear',   # steps of the diffusion; linear, cosine, sqrt or exponential
-        start='features',          # what sampling starts at: the (noised) features, or noise
+        knn=(40,20),               # neighbours in the item graph of v, of t, of further modalities (the last repeats)
+        T=20, schedule='linear', start='features', # diffusion: steps; linear, cosine, sqrt, exponential; or from noise
         n_codes=50, beta=.2,       # strata per modality (0: no codebook), commitment
         w=.01,                     # weight of the confounder in the adjusted features
         lam_diff=.5, lam_vq=.5, lam_ssl=.04, reg=1e-3, # weights of the losses
@@ -487,7 +490,7 @@ class CaMRec(Ranked):
         max_edges=0,               # clicks in the gated view of a step (0: all of them, as the paper)
         channel='', rank_by='',    # ablations: the only modality whose channel is on; the only one whose vectors rank
         released=False,            # as the released code behaves
-        theory=False,              # the theory-complete mode; the rest is its own
+        theory=False,              # the theory-complete mode; what follows is its own
         n_coarse=4, n_fine=4,      # coarse strata, and fine ones in each
         n_bank=16, n_draws=4,      # groups of observed views; gated graphs drawn for ranking
         prune=.1, lam_sparse=0.,   # share of edges cut in each layer; weight of the mean gate
@@ -502,8 +505,7 @@ class CaMRec(Ranked):
         one = OneLevel(g, M, d, 0 if theory else n_codes, w, beta, quantise, released)
         strata = Hierarchy(g, M, d, data.n_items, n_coarse, n_fine, beta) if theory else one
         self.adjust = Adjusted(data, g, self.mods, d, knn, heard, strata, T=T, kind=schedule, start=start)
-        cutting = prune if theory else 0.
-        self.views = nn.ModuleList(Views(g, self.U, d, L, tau_gate, self.gates, cutting) for _ in self.mods)
+        self.views = nn.ModuleList(Views(g, self.U, d, L, tau_gate, self.gates, prune*theory) for _ in self.mods)
         self.outcome = Outcome(data, M, d) if theory else None
         self.A = sym_norm(data.edge_index, data.n_users+data.n_items)
 
@@ -586,8 +588,8 @@ def gates_by_popularity(
     n = torch.bincount(data.train[1], minlength=data.n_items)[data.train[1]].numpy()
     group = pd.qcut(n, bins, labels=False, duplicates='drop')
     t = pd.DataFrame(dict(group=group, n=n, gate=gates.numpy())).groupby('group')
-    return pd.DataFrame({'from': t.n.min(), 'to': t.n.max(), 'clicks': t.n.size(), 'mean': t.gate.mean(),
-                         'sd': t.gate.std()})
+    return pd.DataFrame({'from': t.n.min(), 'to': t.n.max(), 'clicks': t.n.size(),
+                         'mean': t.gate.mean(), 'sd': t.gate.std()})
 
 # %% ../../nbs/60_camrec.ipynb #cf02f481
 @torch.no_grad()
@@ -612,6 +614,16 @@ def code_usage(
                    nmi=float(normalized_mutual_info_score(labels, k)))
     return t
 
+# %% ../../nbs/60_camrec.ipynb #23300b9a
+def _shares(model, user, mine, item): # ids; [n] items that the user clicked -> the user's own part, [n] shares
+    A,L,z = model.A,model.L,model.looked()
+    at,j,i = edges_at(A, torch.full_like(mine, user), mine+model.U),mine+model.U,item+model.U
+    own,share = 0.,torch.zeros(len(mine), device=model.device)
+    for m in model.ranks:
+        rep_i,before = (propagate(A, z[m], L)*(L+1))[i],propagate(A, z[m], L-1)*L
+        own,share = own + float(z[m][user]@rep_i),share + A.val[at]*(before[j]@rep_i)
+    return own,share
+
 # %% ../../nbs/60_camrec.ipynb #7483d1b4
 @torch.no_grad()
 def why(
@@ -623,12 +635,8 @@ def why(
     "One score, click by click."
     if model.theory:
         raise BadInput('The mode theory=True ranks by a mean of probabilities, which is no sum over clicks.')
-    A,L,mine = model.A,model.L,data.train[1][data.train[0]==user].to(model.device)
-    at,j,i = edges_at(A, torch.full_like(mine, user), mine+model.U),mine+model.U,item+model.U
-    own,share,z = 0.,torch.zeros(len(mine), device=model.device),model.looked()
-    for m in model.ranks:
-        rep_i,before = (propagate(A, z[m], L)*(L+1))[i],propagate(A, z[m], L-1)*L
-        own,share = own + float(z[m][user]@rep_i),share + A.val[at]*(before[j]@rep_i)
+    mine = data.train[1][data.train[0]==user].to(model.device)
+    own,share = _shares(model, user, mine, item)
     t = pd.DataFrame(dict(item=mine.tolist(), share=share.tolist()))
     if model.gates:
         t['gate'] = edge_gates(model, torch.stack([torch.full_like(mine, user), mine])).tolist()
@@ -653,11 +661,13 @@ def maps(
     model.eval()
     with torch.no_grad():
         final = model.final()[1].cpu().chunk(len(model.ranks), 1)
-    spaces = ({(model.mods[m], 'final'): x for m,x in zip(model.ranks, final)}
-              | {(m, 'raw'): data.feats[m] for m in model.mods})
-    flat = lambda x: TSNE(init='pca', random_state=seed, perplexity=min(30, (len(pick)-1)/3)).fit_transform(x[pick].numpy())
-    return pd.concat([pd.DataFrame(flat(x), columns=['x','y']).assign(item=pick.numpy(), modality=m, space=s)
-                      for (m,s),x in sorted(spaces.items())], ignore_index=True)
+    spaces = {(model.mods[m], 'final'): x for m,x in zip(model.ranks, final)}
+    spaces |= {(m, 'raw'): data.feats[m] for m in model.mods}
+    def flat(x):
+        tsne = TSNE(init='pca', random_state=seed, perplexity=min(30, (len(pick)-1)/3))
+        return pd.DataFrame(tsne.fit_transform(x[pick].numpy()), columns=['x','y'])
+    return pd.concat([flat(x).assign(item=pick.numpy(), modality=m, space=s) for (m,s),x in sorted(spaces.items())],
+                     ignore_index=True)
 
 # %% ../../nbs/60_camrec.ipynb #5e771a02
 AT_SCALE = {
@@ -667,6 +677,7 @@ AT_SCALE = {
     'paper':      dict(knn=(10,), n_codes=50, lr=5e-4, epochs=1000, patience=30),
     'paper ml1m': dict(max_edges=20_000)}
 
+# %% ../../nbs/60_camrec.ipynb #3d96c371
 def paired(
     data,   # MMData
 )->MMData:  # with two modalities at most

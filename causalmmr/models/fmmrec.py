@@ -106,8 +106,8 @@ class FMMRec(FairTuning):
 STAGES = dict(
     smoke = dict(base=dict(d=16, reg=1e-3, epochs=6, batch=1024, lr=.03, eval_every=3, patience=2),
                  split=dict(epochs=1, batch=1024, lr=.01),
-                 tune=dict(epochs=2, batch=1024, lr=.01, eval_every=2, patience=1), attack=dict(
-                     seeds=1, epochs=5, attackers=('logistic',))),
+                 tune=dict(epochs=2, batch=1024, lr=.01, eval_every=2, patience=1),
+                 attack=dict(seeds=1, epochs=5, attackers=('logistic',))),
     cpu   = dict(base=dict(reg=1e-3, epochs=240, batch=16384, lr=2e-3, eval_every=5, patience=4),
                  split=dict(epochs=10, batch=16384, lr=5e-3),
                  tune=dict(epochs=20, batch=8192, lr=2e-3, eval_every=2, patience=4), attack=dict(seeds=3)),

@@ -153,11 +153,6 @@ class MMSSL(Featured):
         self.D = nn.Sequential(linear(g, data.n_items, d), nn.LeakyReLU(), linear(g, d, 1))
         self.graphs = None                                        # of this epoch
 
-    def modal(self): # -> M of ([U,d], [I,d]) what each modality says of users and items
-        x = torch.cat([W(self.feature(m)) for W,m in zip(self.maps, self.mods)], 1)
-        u = self.N@dropout(x, self.p, self.g, self.training)
-        return list(zip(*(y.chunk(len(self.mods), 1) for y in (u, self.N_i@u))))
-
     def made(self, modal): return [suiting(x_u.detach(), x_i.detach(), self.k) for x_u,x_i in modal]   # -> M graphs
 
     def start_epoch(self, epoch):
@@ -176,14 +171,6 @@ class MMSSL(Featured):
 
     def forward(self): return self.parts()[0]
 
-    def game(self, u, out, modal): # distinct users, outputs, modalities -> [] both sides' losses
-        clicks = dense_rows(self.N, u)
-        def rows(x_u, x_i): return F.normalize((x_u[u]@x_i.T)*(1-clicks), dim=1)
-        real = softened(clicks, rows(*(x.detach() for x in out)), self.g)
-        made = torch.cat([rows(*both) for both in modal])
-        critic = critic_loss(self.D, real.repeat(len(modal), 1), made.detach(), .3, self.g)
-        return self.lam_adv*-frozen(self.D, made).mean() + critic
-
     def loss(self, u, i, j): # each [B]
         (x_u,x_i),modal,ids = self.parts()
         a,b,c,some = x_u.index_select(0, u),x_i.index_select(0, i),x_i.index_select(0, j),u.unique()
@@ -191,6 +178,25 @@ class MMSSL(Featured):
         sizes = sum(x.pow(2).sum() for both in modal for x in both)/self.shape[1]
         rest = self.lam_cl*contrast + self.reg*.5*(l2(a, b, c) + sizes)
         return bpr(a, b, c) + rest + self.game(some[:self.rows], (x_u, x_i), modal)
+
+# %% ../../nbs/56_generative.ipynb #48c2e493
+def _modal(self): # -> M of ([U,d], [I,d]) what each modality says of users and items
+    x = torch.cat([W(self.feature(m)) for W,m in zip(self.maps, self.mods)], 1)
+    u = self.N@dropout(x, self.p, self.g, self.training)
+    return list(zip(*(y.chunk(len(self.mods), 1) for y in (u, self.N_i@u))))
+
+MMSSL.modal = _modal
+
+# %% ../../nbs/56_generative.ipynb #e5f0f86a
+def _game(self, u, out, modal): # distinct users, outputs, modalities -> [] both sides' losses
+    clicks = dense_rows(self.N, u)
+    def rows(x_u, x_i): return F.normalize((x_u[u]@x_i.T)*(1-clicks), dim=1)
+    real = softened(clicks, rows(*(x.detach() for x in out)), self.g)
+    made = torch.cat([rows(*both) for both in modal])
+    critic = critic_loss(self.D, real.repeat(len(modal), 1), made.detach(), .3, self.g)
+    return self.lam_adv*-frozen(self.D, made).mean() + critic
+
+MMSSL.game = _game
 
 # %% ../../nbs/56_generative.ipynb #58bb5c71
 class Noise(nn.Module):
@@ -320,11 +326,6 @@ class DiffMM(Featured):
         self.nets = nn.ModuleList(RowDenoiser(g, data.n_items, hidden, T) for m in self.mods)
         self.noise,self.graphs = Noise(T, .1, 1e-4, .02),None     # the graphs of this epoch
 
-    def drawn(self, net, keep=1.): # a denoiser, share of edges -> [U+I,U+I] the graph of the restored rows
-        z = net.hidden(self.R@net.W.weight.detach().T.contiguous(), self.noise)
-        A = with_loops(best_items(lambda u: net.V(z[u]), self.U, self.k), self.U, self.n)
-        return A if keep==1 else thinned(A, keep, self.g)
-
     def start_epoch(self, epoch): self.graphs = [self.drawn(net, .5) for net in self.nets]
 
     def layers(self, x): return propagate(self.A, x, self.L)*(self.L+1)   # [U+I,d] -> [U+I,d]
@@ -342,14 +343,6 @@ class DiffMM(Featured):
     def forward(self): # -> [U,d], [I,d]
         return self.everything()[0].split([self.U, self.n-self.U])
 
-    def restored(self, u): # distinct users -> [] the denoisers' loss of some of them
-        u = u[torch.randperm(len(u), generator=self.g)[:self.rows]].sort().values
-        x0 = dense_rows(self.R, u)
-        t = torch.randint(len(self.noise.bar), (len(u),), generator=self.g, device=self.g.device).to(u.device)
-        given = x0,t,self.x_i.detach(),self.lam_0,self.noise,self.g,self.training
-        return sum(restoring(net, W(self.feature(m)).detach(), *given)
-                   for net,W,m in zip(self.nets, self.maps, self.mods))
-
     def loss(self, u, i, j): # each [B]
         x,views = self.everything()
         some = u.unique(),i.unique()+self.U
@@ -357,3 +350,22 @@ class DiffMM(Featured):
         tables = self.x_u.pow(2).sum() + self.x_i.pow(2).sum()
         rest = self.lam_cl*contrast + self.reg*tables + self.restored(some[0])
         return bpr(*(x.index_select(0, k) for k in (u, i+self.U, j+self.U))) + rest
+
+# %% ../../nbs/56_generative.ipynb #eba68307
+def _drawn(self, net, keep=1.): # a denoiser, share of edges -> [U+I,U+I] the graph of the restored rows
+    z = net.hidden(self.R@net.W.weight.detach().T.contiguous(), self.noise)
+    A = with_loops(best_items(lambda u: net.V(z[u]), self.U, self.k), self.U, self.n)
+    return A if keep==1 else thinned(A, keep, self.g)
+
+DiffMM.drawn = _drawn
+
+# %% ../../nbs/56_generative.ipynb #eddfdd72
+def _restored(self, u): # distinct users -> [] the denoisers' loss of some of them
+    u = u[torch.randperm(len(u), generator=self.g)[:self.rows]].sort().values
+    x0 = dense_rows(self.R, u)
+    t = torch.randint(len(self.noise.bar), (len(u),), generator=self.g, device=self.g.device).to(u.device)
+    given = x0,t,self.x_i.detach(),self.lam_0,self.noise,self.g,self.training
+    return sum(restoring(net, W(self.feature(m)).detach(), *given)
+               for net,W,m in zip(self.nets, self.maps, self.mods))
+
+DiffMM.restored = _restored

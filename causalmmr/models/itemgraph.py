@@ -68,14 +68,6 @@ class LATTICE(Recommender):
 
     def start_epoch(self, epoch): self.A = None
 
-    def graph(self): # -> [E] rows, columns, values of the item graph, in the order of compress
-        w = self.w.softmax(0)
-        row,col,val = learned([map_(f) for map_,f in zip(self.maps, self.f)], w, self.k)
-        row,col = torch.cat([row, *(a.row for a in self.given)]),torch.cat([col, *(a.col for a in self.given)])
-        val = torch.cat([(1-self.lam)*val, *(self.lam*c*a.val for c,a in zip(w, self.given))])
-        order = compress(row, col, (len(self.x_i),)*2)[2]
-        return row[order],col[order],val[order]
-
     def neighbours(self): # -> [I,d] items as their neighbours see them
         h,A = self.x_i,self.A if self.training else None
         row,col,val = self.graph() if A is None else (None, None, None)
@@ -98,6 +90,17 @@ class LATTICE(Recommender):
         x_u,x_i = self()
         x_u,x_i,x_j = x_u.index_select(0, u),x_i.index_select(0, i),x_i.index_select(0, j)
         return bpr(x_u, x_i, x_j) + self.reg*.5*l2(x_u, x_i, x_j)
+
+# %% ../../nbs/52_itemgraph.ipynb #c25fe9ff
+def _graph(self): # -> [E] rows, columns, values of the item graph, in the order of compress
+    w = self.w.softmax(0)
+    row,col,val = learned([map_(f) for map_,f in zip(self.maps, self.f)], w, self.k)
+    row,col = torch.cat([row, *(a.row for a in self.given)]),torch.cat([col, *(a.col for a in self.given)])
+    val = torch.cat([(1-self.lam)*val, *(self.lam*c*a.val for c,a in zip(w, self.given))])
+    order = compress(row, col, (len(self.x_i),)*2)[2]
+    return row[order],col[order],val[order]
+
+LATTICE.graph = _graph
 
 # %% ../../nbs/52_itemgraph.ipynb #51889225
 class Attention(nn.Module):

@@ -18,6 +18,7 @@ from ..train import rank
 # %% ../../nbs/65_reading.ipynb #ab5861fb
 GIVEN = ('category', 'brand', 'category_id', 'brand_id')
 
+# %% ../../nbs/65_reading.ipynb #4ee459ec
 def item_labels(data)->dict: # MMData -> name -> [I]
     "Every item's labels: of the data, and of the simulator's truth."
     items = pd.DataFrame() if data.items is None else data.items
@@ -63,6 +64,7 @@ def usage(
 # %% ../../nbs/65_reading.ipynb #8009f97f
 AUC = 'AUC of gates against accidents'
 
+# %% ../../nbs/65_reading.ipynb #e7f43041
 def gate_lines(
     gates:list,    # [E] of each model
     data,          # MMData

@@ -123,6 +123,7 @@ def fine_and_coarse(
 # %% ../../nbs/53_selfsup.ipynb #5d628e4a
 TASKS = ('FAC','FD','FM','FD+FM') # of SLMRec
 
+# %% ../../nbs/53_selfsup.ipynb #ec1fa2ab
 class SLMRec(Featured):
     "A LightGCN for the ids and for each modality, one contrast of clicks and one without labels (Tao et al. 2022)."
     space = dict(lam=(.01, .05, .1, .5, 1.), tau_ssl=(.1, .2, .5, 1.), reg=(1e-5, 1e-4, 1e-3), lr=(1e-3, 3e-3, 1e-2))
@@ -161,22 +162,6 @@ class SLMRec(Featured):
         x = propagate(self.A, self.channels(), self.L)
         return self.out_u(x[:self.U]),self.out_i(x[self.U:])
 
-    def view(self, ids, lost): # [2B] users and items, channel without items -> [B,d], [B,d]
-        x = self.channels(lost)
-        if 'FD' not in self.task:
-            x_u,x_i = propagate_rows(self.A, x, self.L, ids)[0].chunk(2)
-        else:
-            xs = [x]
-            for _ in range(self.L):
-                xs.append(dropout(self.A@xs[-1], self.p, self.g))
-            x_u,x_i = (sum(x.index_select(0, ids) for x in xs)/(self.L+1)).chunk(2)
-        return self.out_u(x_u),self.out_i(x_i)
-
-    def two_views(self, ids): # [2B] -> [] FD, FM
-        lost = torch.randperm(len(self.mods)+1, generator=self.g)[:2].tolist() if 'FM' in self.task else (None, None)
-        one,two = (self.view(ids, k) for k in lost)
-        return sum(info_nce(a, b, self.tau_ssl) for a,b in zip(one, two))
-
     def loss(self, u, i, j): # each [B]; the other items of the batch are the negatives
         ids = torch.cat([u, i+self.U])
         x_u,x_i = propagate_rows(self.A, self.channels(), self.L, ids)[0].chunk(2)
@@ -184,6 +169,26 @@ class SLMRec(Featured):
         channels = x_i.chunk(len(self.mods)+1, 1)
         ssl = fine_and_coarse(channels, self.on, self.side, self.tau_ssl) if self.task=='FAC' else self.two_views(ids)
         return main + self.lam*ssl + .5*self.reg*sum(p.pow(2).sum() for p in self.parameters())
+
+# %% ../../nbs/53_selfsup.ipynb #2bc14c90
+def _view(self, ids, lost): # [2B] users and items, channel without items -> [B,d], [B,d]
+    x = self.channels(lost)
+    if 'FD' not in self.task:
+        x_u,x_i = propagate_rows(self.A, x, self.L, ids)[0].chunk(2)
+    else:
+        xs = [x]
+        for _ in range(self.L):
+            xs.append(dropout(self.A@xs[-1], self.p, self.g))
+        x_u,x_i = (sum(x.index_select(0, ids) for x in xs)/(self.L+1)).chunk(2)
+    return self.out_u(x_u),self.out_i(x_i)
+
+def _two_views(self, ids): # [2B] -> [] FD, FM
+    lost = torch.randperm(len(self.mods)+1, generator=self.g)[:2].tolist() if 'FM' in self.task else (None, None)
+    one,two = (self.view(ids, k) for k in lost)
+    return sum(info_nce(a, b, self.tau_ssl) for a,b in zip(one, two))
+
+SLMRec.view = _view
+SLMRec.two_views = _two_views
 
 # %% ../../nbs/53_selfsup.ipynb #4b859737
 def moments_apart(
@@ -276,12 +281,6 @@ class MENTOR(Featured):
 
     def masked(self, x): return cosine_gap(self.predictor(x), dropout(x, self.p, self.g)).mean()   # [n,Md] -> []
 
-    def views(self, x0, x_u, x_i, ids): # clean channels, distinct users and items of the batch -> []
-        with torch.no_grad():
-            two = [self.heard(noisy_sum(self.A, x0, self.L, self.eps, self.g)) for _ in range(2)]
-        moved = [self.fused(x_u + (a-x_u).detach(), x_i + (b-x_i).detach()) for a,b in two]
-        return sum(info_nce(a[k], b[k], self.tau) for a,b,k in zip(*moved, ids))
-
     def loss(self, u, i, j): # each [B]
         x0,M = torch.cat([self.layer0(), self.guide(self.id)[:,None]], 1),len(self.mods)
         a_u,a_i = self.heard(self.summed(x0))
@@ -293,6 +292,15 @@ class MENTOR(Featured):
         view = self.views(x0[:,:M].detach(), a_u[:,:M], a_i[:,:M], ids)
         reg = sum(c.prefer.index_select(0, u).pow(2).mean() for c in self.channels) + self.w.pow(2).mean()
         return rank + self.lam_align*align + self.lam_mask*mask + self.lam_view*view + self.reg*reg
+
+# %% ../../nbs/53_selfsup.ipynb #205020c3
+def _views(self, x0, x_u, x_i, ids): # clean channels, distinct users and items of the batch -> []
+    with torch.no_grad():
+        two = [self.heard(noisy_sum(self.A, x0, self.L, self.eps, self.g)) for _ in range(2)]
+    moved = [self.fused(x_u + (a-x_u).detach(), x_i + (b-x_i).detach()) for a,b in two]
+    return sum(info_nce(a[k], b[k], self.tau) for a,b,k in zip(*moved, ids))
+
+MENTOR.views = _views
 
 # %% ../../nbs/53_selfsup.ipynb #0fbc8e61
 def first_of(
@@ -471,19 +479,22 @@ class DMRL(Recommender):
         x,v = self.final()
         return attended(x[u], v, self.W1, self.W2)
 
-    def loss(self, u, i, j): # [B], [B], [B] or [B,N]
-        B,j = len(u),j.view(len(u), -1)
-        k,at,n = torch.cat([i, j.flatten()]).unique(return_inverse=True, return_counts=True)
-        x,v = self.split(self.x_u.index_select(0, u)),self.views(k)
-        def y(x, at): return attended_pairs(x, v.index_select(0, at), self.W1, self.W2)
-        with torch.no_grad():
-            hard = y(x.repeat_interleave(j.shape[1], 0), at[B:]).view(j.shape).argmax(1, keepdim=True)
-        gap = F.softplus(y(x, at[B:].view(j.shape).gather(1, hard)[:,0]) - y(x, at[:B]))
-        rest = self.reg*.5*(l2(x) + (v.pow(2).sum((1,2,3))*n).sum()/B)
-        if self.lam_cor:
-            few = torch.cat([x[:self.rows,None], v[at[:B][:self.rows]]], 1)
-            rest = rest + self.lam_cor*neighbours_alike(few)/(self.K*(self.K+1)/2)
-        return gap.sum()+rest if self.released else gap.mean()+rest/1024
+# %% ../../nbs/53_selfsup.ipynb #6acda746
+def _loss(self, u, i, j): # [B], [B], [B] or [B,N]
+    B,j = len(u),j.view(len(u), -1)
+    k,at,n = torch.cat([i, j.flatten()]).unique(return_inverse=True, return_counts=True)
+    x,v = self.split(self.x_u.index_select(0, u)),self.views(k)
+    def y(x, at): return attended_pairs(x, v.index_select(0, at), self.W1, self.W2)
+    with torch.no_grad():
+        hard = y(x.repeat_interleave(j.shape[1], 0), at[B:]).view(j.shape).argmax(1, keepdim=True)
+    gap = F.softplus(y(x, at[B:].view(j.shape).gather(1, hard)[:,0]) - y(x, at[:B]))
+    rest = self.reg*.5*(l2(x) + (v.pow(2).sum((1,2,3))*n).sum()/B)
+    if self.lam_cor:
+        few = torch.cat([x[:self.rows,None], v[at[:B][:self.rows]]], 1)
+        rest = rest + self.lam_cor*neighbours_alike(few)/(self.K*(self.K+1)/2)
+    return gap.sum()+rest if self.released else gap.mean()+rest/1024
+
+DMRL.loss = _loss
 
 # %% ../../nbs/53_selfsup.ipynb #4afd8f40
 def stretched(
@@ -562,13 +573,6 @@ class MAML(Featured):
             x = F.normalize(layer(x).relu(), dim=1)
         return in_ball(self.last(x))
 
-    def parts(self): return self.first.weight.split(self.x_u.shape[1], 1)   # of W_1: users, items, contents
-
-    def distances(self, x_u, x_i, f_i): # each [n,d] -> [n]
-        part = sum(x@W.T for x,W in zip((x_u, x_i, f_i), self.parts()))
-        size = sum(x.pow(2).sum(1) for x in (x_u, x_i, f_i))
-        return stretched(x_u, x_i, part, size, self.first.bias, self.second)
-
     def forward(self): return self.x_u,torch.cat([self.x_i, self.content(torch.arange(self.I, device=self.device))], 1)
 
     def scores(self, u): # [B] -> [B,I]
@@ -587,3 +591,14 @@ class MAML(Featured):
         D = self.distances(x_u.repeat_interleave(at.shape[1], 0), x.index_select(0, rows), f.index_select(0, rows))
         pull = warp(*D.view(at.shape).split([1, j.shape[1]], 1), self.margin, self.I)
         return pull + self.lam_f*(x-f).pow(2).sum(1).mean() + self.lam_c*covariance_off(torch.cat([self.x_u, self.x_i]))
+
+# %% ../../nbs/53_selfsup.ipynb #6d1468cd
+def _parts(self): return self.first.weight.split(self.x_u.shape[1], 1)   # of W_1: users, items, contents
+
+def _distances(self, x_u, x_i, f_i): # each [n,d] -> [n]
+    part = sum(x@W.T for x,W in zip((x_u, x_i, f_i), self.parts()))
+    size = sum(x.pow(2).sum(1) for x in (x_u, x_i, f_i))
+    return stretched(x_u, x_i, part, size, self.first.bias, self.second)
+
+MAML.parts = _parts
+MAML.distances = _distances

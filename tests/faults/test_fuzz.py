@@ -3,8 +3,10 @@ import contextlib, functools, io, json, re, shutil, warnings
 import numpy as np, pandas as pd, pytest
 hypothesis = pytest.importorskip('hypothesis', reason='fuzzing needs hypothesis, which is among the development packages')
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
-from causalmmr import cli, data as D, reproduce, store
-from causalmmr.data import BadInput, MMData, check, load
+from causalmmr import cli, reproduce, store
+from causalmmr.data import BadInput, MMData, check, group_sizes
+from causalmmr.files import not_taken
+from causalmmr.formats import ORIGINALS, load
 from conftest import MANY, TALLY
 
 def quick(n, many): return settings(max_examples=many if MANY else n, deadline=None, derandomize=True, database=None, phases=[Phase.generate] if not MANY else [Phase.generate, Phase.shrink],
@@ -83,7 +85,7 @@ def test_loaders(folders, tmp_path_factory, form, which, ops):
         try:
             made = load(d)
             assert isinstance(made, MMData)
-            check(made); made.fingerprint; D.group_sizes(made); D.not_taken(d, made.n_items)
+            check(made); made.fingerprint; group_sizes(made); not_taken(d, made.n_items)
         except BadInput as e: assert str(e) and str(e).isprintable()
     shutil.rmtree(d.parent)
 
@@ -138,7 +140,7 @@ def place(tmp_path_factory):
     patch.delenv('CAUSALMMR_DATA', raising=False)
     patch.setattr(store, 'fit', functools.wraps(fit)(lambda model, data, epochs, eval_every, **kw: fit(model, data, epochs=1, eval_every=1, **kw)))
     patch.setattr(cli, 'leakage', lambda *a, **k: pd.DataFrame(columns=cli._COLUMNS))
-    patch.setattr(cli, 'fetch', lambda name, *a, **k: (_ for _ in ()).throw(BadInput(f'no {name}')) if name not in D.ORIGINALS else None)
+    patch.setattr(cli, 'fetch', lambda name, *a, **k: (_ for _ in ()).throw(BadInput(f'no {name}')) if name not in ORIGINALS else None)
     patch.setattr(reproduce, 'local', lambda jobs, *a: [reproduce.row_of(j, 'kept') for j in jobs])
     patch.chdir(d)
     yield d, row['run']
