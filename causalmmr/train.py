@@ -104,8 +104,8 @@ class Pairs:
         self.pool = self.i.unique()   # items somebody took
         full = torch.bincount(self.keys//data.n_items, minlength=data.n_users) >= len(self.pool)
         if full.any():
-            raise BadInput(f'{data.name}: user {full.nonzero()[0].item()} took every '
-                           f'training item, so no negative can be drawn.')
+            raise BadInput(f'{data.name}: user {full.nonzero()[0].item()} took every training item, '
+                           'so no negative can be drawn.')
 
     def taken(self, u, j): # [n], [n] -> [n] bool: is (u,j) a training pair
         key = u*self.n_items + j
@@ -345,20 +345,19 @@ def look(model, data, by): # -> the validation figure that decides
     return evaluate(model, data, 'valid', (int(k),), metrics=(name,)).mean()[by]
 
 # %% ../nbs/04_train.ipynb #96ddbc80
-def _check_fit(data, epochs, batch, lr, patience, by, eval_every): # everything that can be wrong, before any work starts
+def _check_fit(data, epochs, batch, lr, patience, by, eval_every): # whatever can be wrong, before any work starts
     require_sound(data)
     name,_,k = str(by).partition('@')
     if name not in METRICS or not re.fullmatch('[1-9][0-9]{0,8}', k):
         raise BadInput(f"by={by!r} is not a metric at a cutoff such as 'recall@20'; metrics are {', '.join(METRICS)}.")
-    if int(k) > max(data.n_items, 50):
-        # 50 places are always kept
+    if int(k) > max(data.n_items, 50):          # 50 places are always kept
         raise BadInput(f'by={by!r}: a list of {data.name} has at most {data.n_items} items.')
     for what,x in dict(epochs=epochs, batch=batch, patience=patience, eval_every=eval_every).items():
         if not isinstance(x, int) or isinstance(x, bool) or x<1:
             raise BadInput(f'{what}={x!r} must be a whole number of at least 1.')
     if eval_every>epochs:
-        raise BadInput(f'eval_every={eval_every} is more than epochs={epochs}: the '
-                       f'validation split would never be looked at.')
+        raise BadInput(f'eval_every={eval_every} is more than epochs={epochs}: '
+                       'the validation split would never be looked at.')
     if not isinstance(lr, (int,float)) or not 0<lr<math.inf: raise BadInput(f'lr={lr!r} must be a positive number.')
 
 # %% ../nbs/04_train.ipynb #15497684
@@ -375,15 +374,14 @@ class Progress:
         tensors = {**{f'model.{k}': v for k,v in model.state_dict().items()},
                    **{f'best.{k}': v for k,v in self.weights.items()},
                    **opt_tensors(opt), 'g': model.g.get_state()}
-        save_tensors(
-            path, tensors,
-            dict(why=why, epoch=self.epoch, best=self.best, best_epoch=self.best_epoch, history=self.history))
+        meta = dict(why=why, epoch=self.epoch, best=self.best, best_epoch=self.best_epoch, history=self.history)
+        save_tensors(path, tensors, meta)
 
     def load(self, path, model, opt, why):
         t,meta = load_tensors(path)
         if meta.get('why')!=why:
-            raise BadInput(f'{path} is the checkpoint of another run (its data or '
-                           f'settings differ); remove it or name another.')
+            raise BadInput(f'{path} is the checkpoint of another run (its data or settings differ); '
+                           'remove it or name another.')
         part = lambda p: {k[len(p):]: v for k,v in t.items() if k.startswith(p)}
         model.load_state_dict(part('model.'))
         load_opt(opt, t)
@@ -409,7 +407,8 @@ def fit(
     "Train with early stopping on validation; raises BadInput on unsound data or settings before any work."
     _check_fit(data, epochs, batch, lr, patience, by, eval_every)
     pairs,opt,at = Pairs(data),adam(model, lr),Progress()
-    why = f'{type(model).__name__} {data.fingerprint} batch={batch} lr={lr} by={by} every={eval_every} patience={patience}'
+    why = (f'{type(model).__name__} {data.fingerprint} batch={batch} lr={lr} by={by} every={eval_every} '
+           f'patience={patience}')
     if ckpt and Path(ckpt).exists():
         at.load(ckpt, model, opt, why)
     resumed,saved = at.epoch,time.monotonic()
@@ -440,6 +439,12 @@ def adam(model, lr): # -> optimiser over everything that is trained, which may b
 def asks_to_end(halt, at, eval_every): # as given to `fit`, a Progress -> bool
     return halt is not None and at.epoch > 0 and at.epoch%eval_every == 0 and bool(halt(at))
 
+# %% ../nbs/04_train.ipynb #25bee81f
+def _keep_best(model, at, worth): # the weights of the epoch that is worth most go into Progress
+    if worth > at.best:
+        at.best,at.best_epoch = worth,at.epoch
+        at.weights = {k: v.detach().clone() for k,v in model.state_dict().items()}
+
 # %% ../nbs/04_train.ipynb #8d0273d0
 def _train_epoch(model, data, pairs, opt, at, batch, by, eval_every): # one epoch and, when it is time, one look
     t,loss,n = time.monotonic(),0.,0
@@ -455,10 +460,7 @@ def _train_epoch(model, data, pairs, opt, at, batch, by, eval_every): # one epoc
     row = dict(epoch=at.epoch, loss=loss/n, seconds=round(time.monotonic()-t, 3))
     if at.epoch%eval_every==0:
         row[by] = look(model, data, by)
-        worth = model.worth(row[by], data, by)
-        if worth > at.best:
-            at.best,at.best_epoch = worth,at.epoch
-            at.weights = {k: v.detach().clone() for k,v in model.state_dict().items()}
+        _keep_best(model, at, model.worth(row[by], data, by))
     at.history.append(row)
 
 # %% ../nbs/04_train.ipynb #ac16a881
