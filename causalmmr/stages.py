@@ -41,8 +41,8 @@ from .models.fmmrec import RELEASED, STAGES, FMMRec, parts_of, take_apart
 from .models.itemgraph import LATTICE
 from .models.multimodal import side_by_side
 from .models.painvrl import SETTINGS, ContentUltraGCN, constant, mask_of, tests_of
-from .store import built, defaults, identity, kept, kept_key, load_run, run, settings, signed, signed_json
-from .store import study_rows, typed
+from .store import built, defaults, identity, kept, kept_key, load_run, run, settings
+from .store import signed, signed_json, study_rows, typed
 from .tables import Found, Table, on_tests, scaled, tested, train
 from .train import fit, rng
 
@@ -675,7 +675,7 @@ def twin_tests(users)->pd.DataFrame: # of `twin_lists` -> by arrow and method: f
         parts.append(mean.assign(arrow=arrow, p=p))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../nbs/75_stages.ipynb #ae1bf44f
+# %% ../nbs/75_stages.ipynb #d54e500f
 @dataclass(frozen=True)
 class Place:
     "What a chain needs of a page, where there is none."
@@ -686,22 +686,26 @@ class Place:
     fresh:bool = False       # repeat finished stages?
     seeds:int = 1
 
+    def __post_init__(self):
+        if self.scale not in STAGES:
+            raise BadInput(f"There is no scale '{self.scale}'; there are {', '.join(STAGES)}.")
+
     def by_scale(self, values): # as of `scaled`
         "The value for this scale and data set."
         return scaled(values, self.scale, self.data.name)
 
-# %% ../nbs/75_stages.ipynb #69f920cd
+# %% ../nbs/75_stages.ipynb #dab3d342
 STAGED = {name: name for name in ('FMMRec', *RIVALS)} | {'LEACE': 'LEACE (users)'}   # name in a shell -> row
 BEFORE = ('base', 'split')                                                          # stages before the last one
 
-# %% ../nbs/75_stages.ipynb #7cac5273
+# %% ../nbs/75_stages.ipynb #06c3d533
 def known_as(row)->str: # of a run
     "The name of a run's model: that of a rival where it has a rival's settings."
     own = json.loads(row['settings'])
     rivals = [n for n in RIVALS if row['model'] == ROWS[n][0].__name__ and ROWS[n][2].items() <= own.items()]
     return rivals[0] if rivals else row['model']
 
-# %% ../nbs/75_stages.ipynb #855c6ee1
+# %% ../nbs/75_stages.ipynb #dd960f61
 def by_stage(given:dict)->dict: # 'base.epochs', 'epochs' -> value -> stage -> name -> value
     "Settings sorted by the stage that they belong to."
     found = {stage: {} for stage in (*BEFORE, '')}
@@ -712,7 +716,7 @@ def by_stage(given:dict)->dict: # 'base.epochs', 'epochs' -> value -> stage -> n
         found[stage][own] = value
     return found
 
-# %% ../nbs/75_stages.ipynb #b0dca755
+# %% ../nbs/75_stages.ipynb #043aaa3c
 def split_known(how)->dict: # a disentangler -> name -> default
     "The settings of taking apart."
     if how not in DISENTANGLERS:
@@ -720,7 +724,7 @@ def split_known(how)->dict: # a disentangler -> name -> default
     both = [inspect.signature(f).parameters for f in (take_apart, DISENTANGLERS[how])]
     return {k: p.default for x in both for k,p in x.items() if p.default is not p.empty}
 
-# %% ../nbs/75_stages.ipynb #3dec3e0d
+# %% ../nbs/75_stages.ipynb #3ba9a981
 class Staged(Stages):
     "One row on its base. Every stage is kept, and read by whoever needs the same one."
     def __init__(self,
@@ -749,7 +753,8 @@ class Staged(Stages):
     def look(self): # raises BadInput
         "Every stage, before the first."
         if 'base' in self.asked['']:
-            raise BadInput('The base is a stage of its own: its settings begin with base., and --base names a finished run.')
+            raise BadInput('The base is a stage of its own: its settings begin with base., '
+                           'and --base names a finished run.')
         split_able(self.asked['split'])
         jobs = [self.job('LATTICE-8-0')] if self.on else [self.first, self.job('LATTICE-8-0')]
         for job in jobs:
@@ -794,7 +799,7 @@ class Staged(Stages):
         note_stages(row['folder'], self)
         return row
 
-# %% ../nbs/75_stages.ipynb #47f8c6be
+# %% ../nbs/75_stages.ipynb #5d9e29a3
 def split_able(given:dict): # settings of `take_apart`; raises BadInput
     "Are these settings of taking apart?"
     how = given.get('how', 'adversarial')
@@ -818,7 +823,7 @@ def has_vectors(model)->bool: # a recommender
         return False
     return x_u.dim() == 2 == x_i.dim() and x_u.shape[1] == x_i.shape[1]
 
-# %% ../nbs/75_stages.ipynb #66ada22f
+# %% ../nbs/75_stages.ipynb #51124373
 def stages_note(folder)->Path: # of a run -> where its stages are told
     return Path(folder).parent.parent/'staged'/f'{Path(folder).name}.json'
 
