@@ -793,8 +793,7 @@ class Staged(Stages):
 
     def last(self): # -> its run
         "All stages that are not there yet, and the last one's run."
-        if self.on:
-            self.vectors('plain')                               # a run that cannot be a base is refused first
+        self.vectors('plain')                                   # the base first: it may be one that cannot be a base
         row = self.stage('filters', **self.job(self.vectors(self.parts)))
         note_stages(row['folder'], self)
         return row

@@ -56,9 +56,9 @@ def test_stopped_between_stages_it_goes_on_with_the_next(shell, whole, tmp_path,
     again = shell('train', 'FMMRec', 'toy', *FEW, '--out', tmp_path, '--json')
     was = {x['stage']: x['was'] for x in again['stages']}
     assert figures(again) == figures(whole[1]) and again['run'] == whole[1]['run']
-    assert was['filters'] == 'made' and was['split'] == ('read' if where == 'filters' else 'made')
+    assert was == dict(base='read', split='read' if where == 'filters' else 'made', filters='made')
     after = stamps(tmp_path)
-    assert len(before) > 0 or where == 'split'
+    assert before
     assert {p: after[p] for p in before} == before                                # nothing that was there was written again
 
 def test_killed_inside_the_base_and_run_again(shell, whole, tmp_path):
@@ -78,7 +78,7 @@ def test_whoever_needs_a_stage_shares_it(shell, whole):
     before = stamps(out)
     base = next(x['folder'] for x in done if x['stage'] == 'base')
     for name in ('AL', 'CAL', 'FairGo', 'LEACE'):
-        other = shell('train', name, 'toy', *FEW, '--out', out, '--json')
+        other = shell('train', name, 'toy', *FEW, '--seed', 1, '--out', out, '--json')   # the base is that of all seeds
         assert [(x['stage'], x['was']) for x in other['stages']] == [('base', 'read'), ('filters', 'made')], name
         assert other['stages'][0]['folder'] == base and stages.known_as(other) == name
     after = stamps(out)
