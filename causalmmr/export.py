@@ -26,7 +26,7 @@ from .data import BadInput, MMData
 from .metrics import two_se
 from .shop import Ids
 from .stages import has_vectors, known_as, stages_of
-from .store import RANKINGS, checked, defaults, find_class, identity, run, signed_json, whole
+from .store import RANKINGS, checked, defaults, identity, run, signed_json, whole
 
 # %% ../nbs/77_export.ipynb #d8bb3c1b
 TOLERANCE = 1e-5   # of the largest score: what single precision may differ by

@@ -29,6 +29,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from scipy.stats import ttest_rel
+from . import store
 from .causal.scm import simulate
 from .data import BadInput, MMData, describe, put_in_place, read_array
 from .disentangle import DISENTANGLERS, Split, attacker_users, one_hot, sensitive
@@ -41,7 +42,7 @@ from .models.fmmrec import RELEASED, STAGES, FMMRec, parts_of, take_apart
 from .models.itemgraph import LATTICE
 from .models.multimodal import side_by_side
 from .models.painvrl import SETTINGS, ContentUltraGCN, constant, mask_of, tests_of
-from .store import built, defaults, identity, kept, kept_key, load_run, run, settings
+from .store import built, defaults, identity, kept, kept_key, load_run, settings
 from .store import signed, signed_json, study_rows, typed
 from .tables import Found, Table, on_tests, scaled, tested, train
 from .train import fit, rng
@@ -734,7 +735,7 @@ class Staged(Stages):
         seed=0,      # of the last stage
         base_seed=0, # of the base: one for all rows, or differences would be those of bases
         on=None,     # folder of a finished run that is to be the base
-        train=run,   # what trains a stage
+        train=store.run, # what trains a stage
     ):
         super().__init__(t)
         self.name,self.seed,self.train,self.given,self.on,self.done = name,seed,train,given,on,[]
