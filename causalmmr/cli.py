@@ -120,18 +120,17 @@ def answer(doc, as_json, *parts): # the document; or the parts that a person rea
 # %% ../nbs/78_cli.ipynb #01b9a51f
 Json    = Annotated[bool, typer.Option('--json', help='One JSON document on stdout.')]
 Out     = Annotated[Path, typer.Option('--out', help='Folder of the results.')]
-Data    = Annotated[Path|None,
-                    typer.Option('--data', help='Folder of the registered data sets; default: CAUSALMMR_DATA.')]
+Data    = Annotated[Path|None, typer.Option('--data', help='Folder of the registered data sets; '
+                                                           'default: CAUSALMMR_DATA.')]
 Device  = Annotated[str, typer.Option('--device', help='cpu, cuda, or auto.')]
 Fresh   = Annotated[bool, typer.Option('--fresh', help='Repeat what is finished.')]
 Run     = Annotated[str, typer.Argument(metavar='RUN', help='Folder of a run, or the start of its name in OUT/runs.')]
-Dataset = Annotated[str, typer.Argument(
-    metavar='DATASET', help=f"{', '.join(WORLDS)} (simulated), a registered name, or the path of a data folder.")]
-Features = Annotated[list[str]|None, typer.Option(
-    '--features', metavar='M=FILE', help='Take this array of the data folder as modality M; may be repeated.')]
-Own     = Annotated[
-    str|None,
-    typer.Option('--model', metavar='MODULE:CLASS', help='The class of the run, where it is your own.')]
+Dataset = Annotated[str, typer.Argument(metavar='DATASET', help=f"{', '.join(WORLDS)} (simulated), a registered name, "
+                                                                f"or the path of a data folder.")]
+Features = Annotated[list[str]|None, typer.Option('--features', metavar='M=FILE', help='Take this array of the data '
+                                                  'folder as modality M; may be repeated.')]
+Own     = Annotated[str|None, typer.Option('--model', metavar='MODULE:CLASS', help='The class of the run, where it is '
+                                                                                   'your own.')]
 Where   = Annotated[str|None, typer.Option('--dataset', help='Where the data are, if not registered.')]
 
 quiet = dict(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -297,8 +296,8 @@ def tune_(
     shown = tried.assign(settings=[', '.join(f'{k}={v}' for k,v in s.items()) for s in tried.settings])
     columns = ['settings', 'value', 'epochs', 'best_epoch', 'ended', 'minutes']
     edge = ', '.join(f'{k} at its {end} end' for k,end in line['edge'].items()) or 'no choice at an end'
-    over = dict(rising='still rising when it ended', early='ended early', unknown='of unknown training').get(
-        line['stopped'], line['stopped'])
+    ends = dict(rising='still rising when it ended', early='ended early', unknown='of unknown training')
+    over = ends.get(line['stopped'], line['stopped'])
     told = (f"{line['model']} on {line['dataset']}: {line['trials']} trials in {line['spent']} core-minutes; {edge}; "
             f"{over or 'trained to its end'}")
     answer(dict(line=line, trials=tried), json, grid(shown[columns].round(4)), told, f'written: {path}')
@@ -361,14 +360,12 @@ def evaluate(name:Run, out:Out=Path('_runs'), data:Data=None, model_class:Own=No
     if not t.same.all(): raise typer.Exit(1)
 
 # %% ../nbs/78_cli.ipynb #09f0c440
-Only    = Annotated[list[str]|None, typer.Option(
-    '--only', metavar='FILTER',
-    help='Items of this kind only, such as brand=Acme or price<=20; may be repeated.')]
-Like    = Annotated[
-    list[str]|None,
-    typer.Option('--like', metavar='A=VALUE', help='ADDRL: as if users liked this value, such as price=low.')]
-Weigh   = Annotated[list[str]|None, typer.Option(
-    '--weigh', metavar='A=NUMBER', help='ADDRL: how much an attribute counts; 1 as trained, 0 not at all.')]
+Only    = Annotated[list[str]|None, typer.Option('--only', metavar='FILTER', help='Items of this kind only, such as '
+                                                 'brand=Acme or price<=20; may be repeated.')]
+Like    = Annotated[list[str]|None, typer.Option('--like', metavar='A=VALUE', help='ADDRL: as if users liked this '
+                                                 'value, such as price=low.')]
+Weigh   = Annotated[list[str]|None, typer.Option('--weigh', metavar='A=NUMBER', help='ADDRL: how much an attribute '
+                                                 'counts; 1 as trained, 0 not at all.')]
 
 def data_folder(folder, dataset, data): # of a run, what its user says of its data -> where they lie, or None
     name = (dataset or store.read(folder)['dataset']).removesuffix(store.SWAPPED)

@@ -244,8 +244,8 @@ class MLflow:
         out.mkdir(parents=True, exist_ok=True)
         self.client = MlflowClient(os.environ.get('MLFLOW_TRACKING_URI') or f"sqlite:///{out/'mlflow.db'}")
         found = self.client.get_experiment_by_name('causalmmr')
-        self.where = found.experiment_id if found else self.client.create_experiment(
-            'causalmmr', artifact_location=(out/'mlflow').as_uri())
+        made = found or self.client.create_experiment('causalmmr', artifact_location=(out/'mlflow').as_uri())
+        self.where = found.experiment_id if found else made
 
     def begin(self, what, name, data, fresh): # as of `identity` -> the last epoch that was told, whether all was
         same = [] if fresh else self.client.search_runs([self.where], f"tags.`causalmmr.run` = '{what['run']}'")

@@ -10,14 +10,28 @@ __all__ = ['SWAPPED', 'FIT', 'MOST', 'COUNTS', 'RANKINGS', 'FILES', 'WAITED', 'L
            'checked', 'load_run', 'rows', 'study', 'combinations', 'study_rows']
 
 # %% ../nbs/70_store.ipynb #c70d88a8
-import dis, hashlib, importlib, importlib.util, inspect, itertools, json, os, platform, re, shutil, sys, time
+import dis
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import itertools
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import time
 import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import CellType, FunctionType, ModuleType
-import numpy as np, pandas as pd, torch
+import numpy as np
+import pandas as pd
+import torch
 from torch.overrides import TorchFunctionMode
 from . import __version__
 from .data import BadInput, MMData, load, put_in_place, require_sound
@@ -33,7 +47,7 @@ except ImportError:
 SWAPPED = '-swapped'   # at the end of a name: validation and test exchanged
 
 def dataset(
-    name:str,          # toy, smoke, brands, seasons, a registered name, or the path of a data folder; any of them with -swapped behind it
+    name:str,          # toy, smoke, brands, seasons, a registered name or a data folder; -swapped may stand behind it
     data_dir=None,     # where registered data lie; by default the environment variable CAUSALMMR_DATA says it
     split_seed:int=42, # decides the splits that a source leaves open
     feats:dict=None,   # modality -> name of an array in the folder: features that are taken on request
@@ -113,7 +127,7 @@ def settings(
 
 # %% ../nbs/70_store.ipynb #414d9638
 @cache
-def anatomy(code): # a code object -> its instructions as text, names it looks up, attributes it asks for, modules it imports
+def anatomy(code): # a code object -> its instructions as text; names, attributes and modules that it asks for
     "What code says, and the names it says it with, those of the functions inside it included."
     text,names,attributes,modules = [code.co_name],set(),set(),set()
     # the two last arguments: an import stands after its level and its names
@@ -179,7 +193,8 @@ def bytes_of(x): # a tensor -> its type, shape and bytes, of a sparse one its pa
 PLAIN  = (type(None), bool, int, float, complex, str, bytes, type(...))
 # of methods, properties, caches, partials
 INSIDE = ('__func__', '__self__', 'func', 'args', 'keywords', 'fget', 'fset', 'fdel', '__wrapped__')
-UNTOLD = {'__doc__', '__dict__', '__weakref__', '__module__', '__qualname__',            # of a class: where it stands and what it is called
+# of a class: where it stands and what it is called
+UNTOLD = {'__doc__', '__dict__', '__weakref__', '__module__', '__qualname__',
           '__annotations__', '__annotate_func__', '__annotations_cache__', '__firstlineno__',
           '__static_attributes__', '__dataclass_fields__', '__dataclass_params__',
           # what a search tries decides no run
@@ -366,8 +381,9 @@ def swept(
     mine='', # the name whose lock is ours
 )->list:     # names of what was removed
     "Clear what killed processes left half-written."
-    left = [(p, m[1]) for p in Path(folder).glob('.*.tmp') if (m := re.fullmatch(
-        r'\.+(.+?)(?:\.ckpt\.safetensors)?\.\d+\.tmp', p.name))] if fcntl else []
+    written = re.compile(r'\.+(.+?)(?:\.ckpt\.safetensors)?\.\d+\.tmp')
+    there = Path(folder).glob('.*.tmp') if fcntl else []
+    left = [(p, m[1]) for p in there if (m := written.fullmatch(p.name))]
     gone = [p for p,name in left if name == mine or free(p.parent/'.locks'/name)]
     for p in gone:
         shutil.rmtree(p) if p.is_dir() else p.unlink(missing_ok=True)
@@ -380,9 +396,8 @@ def set_aside(path)->Path: # its new name
     names = (path.with_name(f'.{path.name.lstrip(".")}.damaged{n}') for n in itertools.count(1))
     to = next(p for p in names if not p.exists())
     os.replace(path, to)
-    print(
-        BadInput(f'{path} cannot be read or is not what was written: it is now called {to.name}, and is made again.'),
-        file=sys.stderr, flush=True)
+    said = BadInput(f'{path} cannot be read or is not what was written: it is now called {to.name}, and is made again.')
+    print(said, file=sys.stderr, flush=True)
     return to
 
 def usable(path, look)->bool: # a path, what reads it or raises BadInput
@@ -553,8 +568,8 @@ def _trained_numbers(model): # -> how many numbers training may change
 def free_memory(): # bytes that can be had; None where the system does not say
     "What is free, or what a container allows."
     try:
-        kib = next(int(l.split()[1])
-                   for l in Path('/proc/meminfo').read_text().split('\n') if l.startswith('MemAvailable'))
+        lines = Path('/proc/meminfo').read_text().split('\n')
+        kib = next(int(line.split()[1]) for line in lines if line.startswith('MemAvailable'))
     except (OSError, StopIteration):
         return None
     try:
@@ -636,14 +651,14 @@ def run(
             history = fit(model, data, **what['fit'], ckpt=ckpt, ckpt_seconds=ckpt_seconds, progress=progress,
                           halt=halt)
             trained,ranks = time.monotonic(), rankings(model, data)
+            took = dict(seconds_fit=trained-began, seconds_ranking=time.monotonic()-trained)
             halted = history.attrs.pop('halted')
             if halted:
                 what = identity(Model, data, seed, hp | dict(epochs=len(history)))
             ours,final = final,store/what['run']
-            info = what | dict(name=Model.__name__, dataset=data.name, notes=list(data.notes),
-                               epochs=len(history), **history.attrs, host=_host(device),
-                               trained=_trained_numbers(model),
-                               finished=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), seconds_fit=trained-began, seconds_ranking=time.monotonic()-trained)
+            info = what | dict(name=Model.__name__, dataset=data.name, notes=list(data.notes), epochs=len(history),
+                               **history.attrs, host=_host(device), trained=_trained_numbers(model),
+                               finished=time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()), **took)
             with nullcontext() if final == ours else locked(final), whole(final) as tmp:
                 _write(tmp, info, model, history, ranks)
             if halted: return read(final) | dict(dataset=data.name)
@@ -673,7 +688,7 @@ WRITTEN = dict(run=str, name=str, model=str, dataset=str, data=str, seed=int, co
 
 def read(
     folder, # of a finished run
-)->dict:    # run, folder, model, dataset, data, seed, settings (JSON text), code, epochs, resumed_from, seconds, stopped, 'test recall@20', …
+)->dict:    # run, folder, model, dataset, data, seed, settings as JSON, code, epochs, stopped, 'test recall@20', …
     "One finished run as one flat row."
     folder = Path(folder)
     if not finished(folder): raise BadInput(f'{folder} is not the folder of a finished run.')
