@@ -139,11 +139,13 @@ def test_mlflow_goes_on_after_an_interruption(shell, tmp_path, mlflow, monkeypat
     assert run.info.status == 'FINISHED' and row['resumed_from'] > 0
     for k,v in wanted(row['folder']).items(): assert close(found[k], v), k
 
-def test_mlflow_of_stages(shell, tmp_path, mlflow):
-    "Each stage that is trained is a run of its own."
+def test_mlflow_of_stages(shell, tmp_path, mlflow, monkeypatch):
+    "Each stage that is trained is a run of its own; the store is the one that MLflow's own variable names."
+    (tmp_path/'theirs').mkdir()
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', f"sqlite:///{tmp_path/'theirs'/'mlflow.db'}")
     row = json.loads(shell('train', 'AL', 'toy', '--scale', 'smoke', '-p', 'base.epochs=3', '--track', 'mlflow', '--out', tmp_path, '--json'))
-    names = {r.data.tags['causalmmr.run'] for r in mlflow_runs(tmp_path)[1]}
-    assert names == {Path(x['folder']).name for x in row['stages']} and len(names) == 2
+    names = {r.data.tags['causalmmr.run'] for r in mlflow_runs(tmp_path/'theirs')[1]}
+    assert not (tmp_path/'mlflow.db').exists() and names == {Path(x['folder']).name for x in row['stages']} and len(names) == 2
 
 def in_tensorboard(out):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
