@@ -7,10 +7,20 @@ __all__ = ['MODELS', 'find_model', 'read_settings', 'read_features', 'plain', 'a
            'evaluate', 'recommend', 'audit', 'main']
 
 # %% ../nbs/78_cli.ipynb #c472f005
-import ast, inspect, json, math, os, re, sys
+import ast
+import inspect
+import json
+import math
+import os
+import re
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
-import numpy as np, pandas as pd, torch, typer
+import numpy as np
+import pandas as pd
+import torch
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +37,8 @@ from .causal.scm import CLASSES, WORLDS, world
 from . import pages, reproduce as tables_
 from .compare import compare, for_people
 from .encode import encode_folder
+from .export import export_run, need, no_scorer, tracked
+from .stages import ROWS, STAGED, Place, Staged, known_as, stages_of
 from .serve import Flat, allowed, audit_page, crossed, lists, pairs_of, steered, whom, write_lists
 from .shop import Files, Reading, import_shop, own_ids
 
@@ -43,8 +55,9 @@ def find_model(
 )->type:
     "The class of a model."
     if name in MODELS or name in MODELS.values(): return find_class(MODELS.get(name, name))
+    if name in STAGED: raise BadInput(f'{name} is made in stages, which is what train is for.')
     if ':' not in name:
-        raise BadInput(f"There is no model '{name}'; there are {', '.join(MODELS)}, "
+        raise BadInput(f"There is no model '{name}'; there are {', '.join(MODELS)}, in stages {', '.join(STAGED)}, "
                        f"or give your own as package.module:Class.")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())      # last, so that nothing in it hides an installed package
@@ -57,7 +70,7 @@ def read_settings(
     pairs:list, # texts key=value
 )->dict:
     "Settings from the command line."
-    hp = pairs_of(pairs, '-p', 'key=value', lambda k, v: k.isidentifier())
+    hp = pairs_of(pairs, '-p', 'key=value', lambda k, v: all(word.isidentifier() for word in k.split('.')))
     for k,v in hp.items():
         try:
             hp[k] = ast.literal_eval(v)
@@ -108,18 +121,17 @@ def answer(doc, as_json, *parts): # the document; or the parts that a person rea
 # %% ../nbs/78_cli.ipynb #01b9a51f
 Json    = Annotated[bool, typer.Option('--json', help='One JSON document on stdout.')]
 Out     = Annotated[Path, typer.Option('--out', help='Folder of the results.')]
-Data    = Annotated[Path|None,
-                    typer.Option('--data', help='Folder of the registered data sets; default: CAUSALMMR_DATA.')]
+Data    = Annotated[Path|None, typer.Option('--data', help='Folder of the registered data sets; '
+                                                           'default: CAUSALMMR_DATA.')]
 Device  = Annotated[str, typer.Option('--device', help='cpu, cuda, or auto.')]
 Fresh   = Annotated[bool, typer.Option('--fresh', help='Repeat what is finished.')]
 Run     = Annotated[str, typer.Argument(metavar='RUN', help='Folder of a run, or the start of its name in OUT/runs.')]
-Dataset = Annotated[str, typer.Argument(
-    metavar='DATASET', help=f"{', '.join(WORLDS)} (simulated), a registered name, or the path of a data folder.")]
-Features = Annotated[list[str]|None, typer.Option(
-    '--features', metavar='M=FILE', help='Take this array of the data folder as modality M; may be repeated.')]
-Own     = Annotated[
-    str|None,
-    typer.Option('--model', metavar='MODULE:CLASS', help='The class of the run, where it is your own.')]
+Dataset = Annotated[str, typer.Argument(metavar='DATASET', help=f"{', '.join(WORLDS)} (simulated), a registered name, "
+                                                                f"or the path of a data folder.")]
+Features = Annotated[list[str]|None, typer.Option('--features', metavar='M=FILE', help='Take this array of the data '
+                                                  'folder as modality M; may be repeated.')]
+Own     = Annotated[str|None, typer.Option('--model', metavar='MODULE:CLASS', help='The class of the run, where it is '
+                                                                                   'your own.')]
 Where   = Annotated[str|None, typer.Option('--dataset', help='Where the data are, if not registered.')]
 
 quiet = dict(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -143,12 +155,16 @@ def inventory(
 )->dict:           # tables, models, data: lists of dicts
     "Everything that can be named on the command line, and which data are present."
     try:
-        names = [dict(name=n, title=pages.title(p), datasets=' '.join(pages.parameters(p).get('datasets', {}).get('cpu', []))) for n,p in pages.tables().items()]
+        on = lambda p: ' '.join(pages.parameters(p).get('datasets', {}).get('cpu', []))
+        names = [dict(name=n, title=pages.title(p), datasets=on(p)) for n,p in pages.tables().items()]
     except BadInput:
         names = []          # an installed package without a clone has none
-    about = lambda M: dict(name=M.__name__, what=re.sub(r'\$[^$]*\$,? ?', '', inspect.getdoc(M)),
-                           settings=' '.join(f'{k}={v}' for k,v in defaults(M)['model'].items()))
-    return dict(tables=names, models=[about(M) for M in map(find_model, MODELS)],
+    def about(M, name='', own={}):
+        known = {k: v for k,v in defaults(M)['model'].items() if k != 'base'}
+        return dict(name=name or M.__name__, what=re.sub(r'\$[^$]*\$,? ?', '', inspect.getdoc(M)),
+                    settings=' '.join(f'{k}={v}' for k,v in (known | own).items()))
+    chains = [about(ROWS[row][0], n, ROWS[row][2]) for n,row in STAGED.items()]
+    return dict(tables=names, models=[about(M) for M in map(find_model, MODELS)] + chains,
                 data=[dict(name=n, present=True, what=inspect.getdoc(f)) for n,f in WORLDS.items()]
                      + [{k: d[k] for k in ('name','present','what')} for d in available(data_dir)])
 
@@ -174,8 +190,9 @@ def reproduce(
     engine:Annotated[str, typer.Option(help='local or snakemake.')]='local',
     commit:Annotated[bool,
                      typer.Option('--commit', help="Also write the results into the repository's results/.")]=False,
-    data:Data=None, out:Out=Path('_runs'), device:Annotated[
-        str|None, typer.Option(help='cpu, cuda, or auto.')]=None, fresh:Fresh=False, json:Json=False):
+    data:Data=None, out:Out=Path('_runs'),
+    device:Annotated[str|None, typer.Option(help='cpu, cuda, or auto.')]=None,
+    fresh:Fresh=False, json:Json=False):
     "Run tables of the papers as papermill jobs, and write one report."
     if bool(tables) == every: raise BadInput('Name one table or several, or say --all.')
     known = pages.tables()
@@ -183,9 +200,9 @@ def reproduce(
     free = [n for n in tables or known if n in known and 'choices' not in pages.parameters(known[n])]
     for m in re.split('[,;]', models or '') if free else ():
         m.strip() and find_model(m.strip())
-    rows,page = tables_.reproduce(tables or None, scale, workers, out, fresh, engine, seeds=seeds,
-                                  models=models, device=device,
-                                  data_dir=str(data.resolve()) if data else None, datasets=dataset or None, commit=commit or None)
+    rows,page = tables_.reproduce(
+        tables or None, scale, workers, out, fresh, engine, seeds=seeds, models=models, device=device,
+        data_dir=str(data.resolve()) if data else None, datasets=dataset or None, commit=commit or None)
     found = {r['job']: tables_.results(out, r['table'], r['dataset'], r['data']) for r in rows}
     told = {r['job']: tables_.for_terminal(tables_.frames_of(out, r['table'], r['dataset'], r['data'])) for r in rows}
     parts = [x if isinstance(x, str) else grid(x) for j,all_of in told.items() if all_of for x in (j, *all_of)]
@@ -210,6 +227,22 @@ def hint(e, found): # a complaint about features -> the same, with the words to 
     return BadInput(f"{str(e).rstrip('.')}; in the folder lies what can be asked for: "
                     f"{' '.join(f'--features {a}' for a in asks)}.")
 
+# %% ../nbs/78_cli.ipynb #8abe2b3c
+def single(model, hp, scale, base): # as given -> the class of a model that is trained in one go
+    if model not in MODELS and ':' not in model:
+        find_model(model)                                    # which says what there is
+    for option,given in dict(scale=scale, base=base).items():
+        if given is not None:
+            raise BadInput(f"--{option} is for models in stages ({', '.join(STAGED)}), "
+                           f"and {model} is trained in one go.")
+    Model = find_model(model)
+    settings(Model, hp)
+    return Model
+
+def at_cutoffs(row): # of a run -> a table for people
+    shown = ('recall@10', 'ndcg@10', 'recall@20', 'ndcg@20')
+    return pd.DataFrame([dict(split=s, **{m: row[f'{s} {m}'] for m in shown}) for s in store.RANKINGS])
+
 # %% ../nbs/78_cli.ipynb #f2c67725
 @app.command()
 def train(
@@ -217,20 +250,31 @@ def train(
     p:Annotated[list[str]|None,
                 typer.Option('-p', metavar='KEY=VALUE', help='A setting of the model or of its training.')]=None,
     seed:Annotated[int, typer.Option(help='The one source of randomness.')]=0,
+    scale:Annotated[str|None, typer.Option(help='Of a model in stages: whose settings they have; smoke, cpu, or '
+                                                'paper, the default.')]=None,
+    base:Annotated[str|None, typer.Option(metavar='RUN', help='Of a model in stages: a run that is its base.')]=None,
+    track:Annotated[list[str]|None, typer.Option(help='Tell mlflow or tensorboard; may be repeated.')]=None,
     features:Features=None, out:Out=Path('_runs'), data:Data=None, device:Device='cpu', fresh:Fresh=False,
     ckpt_seconds:Annotated[float, typer.Option(help='A checkpoint at most this often.')]=10., json:Json=False):
     "Train, rank and keep one model; a finished run is read, a killed one resumes."
-    Model,hp,asked = find_model(model), read_settings(p or []), read_features(features)
-    settings(Model, hp)
+    hp,asked = read_settings(p or []), read_features(features)
+    for name in track or []:
+        need(name)
+    whole = single(model, hp, scale, base) if model not in STAGED else None
     d = store.dataset(dataset, data, feats=asked)
+    how = partial(tracked(list(dict.fromkeys(track)), out) if track else run, ckpt_seconds=ckpt_seconds)
     try:
-        row = run(Model, d, seed=seed, out=out, fresh=fresh, device=device, ckpt_seconds=ckpt_seconds, **hp)
+        if whole:
+            row,stages = how(whole, d, seed=seed, out=out, fresh=fresh, device=device, **hp), []
+        else:
+            chain = Staged(Place(d, scale or 'paper', str(out), device, fresh), model, hp, seed,
+                           on=base and find_run(base, out), train=how)
+            row,stages = chain.last(), chain.done
     except BadInput as e:
         raise (hint(e, lying(dataset, data, d.n_items, asked)) if not d.feats else e) from None
-    at = [dict(split=s, **{m: row[f'{s} {m}'] for m in ('recall@10','ndcg@10','recall@20','ndcg@20')})
-          for s in store.RANKINGS]
-    answer(row, json, f"{row['model']} on {row['dataset']}, seed {seed}, {row['epochs']} epochs",
-           grid(pd.DataFrame(at)), *d.notes, f"run: {row['folder']}")
+    answer(row | (dict(stages=stages) if stages else {}), json,
+           f"{known_as(row)} on {row['dataset']}, seed {seed}, {row['epochs']} epochs", grid(at_cutoffs(row)),
+           *([grid(pd.DataFrame(stages))] if stages else []), *d.notes, f"run: {row['folder']}")
 
 # %% ../nbs/78_cli.ipynb #5abc36c1
 @app.command('tune')
@@ -247,16 +291,16 @@ def tune_(
     "Search a model's settings on validation, within a budget; resumes when called again."
     Model,fixed = find_model(model), read_settings(p or [])
     space_of(Model, fixed)
-    line,tried = tune(Model, store.dataset(dataset, data, feats=read_features(features)), minutes, trials, seed,
-                      out, fixed=fixed, name=name,
-                      device=device)
+    d = store.dataset(dataset, data, feats=read_features(features))
+    line,tried = tune(Model, d, minutes, trials, seed, out, fixed=fixed, name=name, device=device)
     path = remember(line, None if commit else Path(out)/'settings.json')
     shown = tried.assign(settings=[', '.join(f'{k}={v}' for k,v in s.items()) for s in tried.settings])
     columns = ['settings', 'value', 'epochs', 'best_epoch', 'ended', 'minutes']
     edge = ', '.join(f'{k} at its {end} end' for k,end in line['edge'].items()) or 'no choice at an end'
-    over = dict(rising='still rising when it ended', early='ended early', unknown='of unknown training').get(
-        line['stopped'], line['stopped'])
-    told = f"{line['model']} on {line['dataset']}: {line['trials']} trials in {line['spent']} core-minutes; {edge}; {over or 'trained to its end'}"
+    ends = dict(rising='still rising when it ended', early='ended early', unknown='of unknown training')
+    over = ends.get(line['stopped'], line['stopped'])
+    told = (f"{line['model']} on {line['dataset']}: {line['trials']} trials in {line['spent']} core-minutes; {edge}; "
+            f"{over or 'trained to its end'}")
     answer(dict(line=line, trials=tried), json, grid(shown[columns].round(4)), told, f'written: {path}')
 
 # %% ../nbs/78_cli.ipynb #8fc57137
@@ -303,8 +347,7 @@ def data_of(
 # %% ../nbs/78_cli.ipynb #cab0b4ca
 @app.command()
 def evaluate(name:Run, out:Out=Path('_runs'), data:Data=None, model_class:Own=None, dataset:Where=None,
-             features:Features=None,
-             json:Json=False):
+             features:Features=None, json:Json=False):
     "Recompute from the saved weights what the run reported; exit code 1 if a digit differs."
     folder = find_run(name, out)
     model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data,
@@ -318,14 +361,12 @@ def evaluate(name:Run, out:Out=Path('_runs'), data:Data=None, model_class:Own=No
     if not t.same.all(): raise typer.Exit(1)
 
 # %% ../nbs/78_cli.ipynb #09f0c440
-Only    = Annotated[list[str]|None, typer.Option(
-    '--only', metavar='FILTER',
-    help='Items of this kind only, such as brand=Acme or price<=20; may be repeated.')]
-Like    = Annotated[
-    list[str]|None,
-    typer.Option('--like', metavar='A=VALUE', help='ADDRL: as if users liked this value, such as price=low.')]
-Weigh   = Annotated[list[str]|None, typer.Option(
-    '--weigh', metavar='A=NUMBER', help='ADDRL: how much an attribute counts; 1 as trained, 0 not at all.')]
+Only    = Annotated[list[str]|None, typer.Option('--only', metavar='FILTER', help='Items of this kind only, such as '
+                                                 'brand=Acme or price<=20; may be repeated.')]
+Like    = Annotated[list[str]|None, typer.Option('--like', metavar='A=VALUE', help='ADDRL: as if users liked this '
+                                                 'value, such as price=low.')]
+Weigh   = Annotated[list[str]|None, typer.Option('--weigh', metavar='A=NUMBER', help='ADDRL: how much an attribute '
+                                                 'counts; 1 as trained, 0 not at all.')]
 
 def data_folder(folder, dataset, data): # of a run, what its user says of its data -> where they lie, or None
     name = (dataset or store.read(folder)['dataset']).removesuffix(store.SWAPPED)
@@ -335,18 +376,20 @@ def data_folder(folder, dataset, data): # of a run, what its user says of its da
 
 # %% ../nbs/78_cli.ipynb #b69bcace
 @app.command()
-def recommend(name:Run, user:Annotated[list[str]|None, typer.Option(help='Id of the user; may be repeated.')]=None,
-              users_file:Annotated[Path|None,
-                                   typer.Option(help='A table with a column of users, or a line for each.')]=None,
-              everybody:Annotated[bool, typer.Option('--all', help='Every user.')]=False,
-              k:Annotated[int, typer.Option('-k', help='How many items.')]=10, only:Only=None, like:Like=None,
-              weigh:Weigh=None,
-              exclude_seen:Annotated[bool|None, typer.Option(
-                  '--exclude-seen/--include-seen',
-                  help='Leave out all clicks, or none; by default those of training and validation.')]=None,
-              why:Annotated[bool, typer.Option('--why', help='Reasons (ADDRL, CaMRec).')]=False,
-              to:Annotated[Path|None, typer.Option(help='Write to this .csv, .csv.gz or .parquet.')]=None,
-              out:Out=Path('_runs'), data:Data=None, model_class:Own=None, dataset:Where=None, features:Features=None, json:Json=False):
+def recommend(
+    name:Run,
+    user:Annotated[list[str]|None, typer.Option(help='Id of the user; may be repeated.')]=None,
+    users_file:Annotated[Path|None, typer.Option(help='A table with a column of users, or a line for each.')]=None,
+    everybody:Annotated[bool, typer.Option('--all', help='Every user.')]=False,
+    k:Annotated[int, typer.Option('-k', help='How many items.')]=10,
+    only:Only=None, like:Like=None, weigh:Weigh=None,
+    exclude_seen:Annotated[bool|None, typer.Option(
+        '--exclude-seen/--include-seen',
+        help='Leave out all clicks, or none; by default those of training and validation.')]=None,
+    why:Annotated[bool, typer.Option('--why', help='Reasons (ADDRL, CaMRec).')]=False,
+    to:Annotated[Path|None, typer.Option(help='Write to this .csv, .csv.gz or .parquet.')]=None,
+    out:Out=Path('_runs'), data:Data=None, model_class:Own=None, dataset:Where=None, features:Features=None,
+    json:Json=False):
     "The best items for users, in their own ids."
     if k < 1: raise BadInput(f'k must be at least 1, not {k}.')
     if (user is not None) + (users_file is not None) + everybody != 1:
@@ -360,15 +403,31 @@ def recommend(name:Run, user:Annotated[list[str]|None, typer.Option(help='Id of 
         raise BadInput(f'Lists of {len(users)} users belong in a file: say --to lists.csv or lists.parquet.')
     seen = {None:'evaluated', True:'all', False:'none'}[exclude_seen]
     t = lists(steered(model, like, weigh), d, ids, users, k, seen, allowed(d, only or ()), model if why else None)
-    doc,said = dict(run=row['run'], users=len(users), items=t), f"{row['model']} for {len(users)} users of {d.name}"
+    doc,said = dict(run=row['run'], users=len(users), items=t), f"{known_as(row)} for {len(users)} users of {d.name}"
     if len(users) == 1:
-        doc = dict(run=row['run'], user=user[0] if user else str(ids.users[int(users[0])]),
-                   items=t.drop(columns='user'))
-        said = f"{row['model']} for user {ids.users[int(users[0])]} of {d.name}"
+        one = ids.users[int(users[0])]
+        doc = dict(run=row['run'], user=user[0] if user else str(one), items=t.drop(columns='user'))
+        said = f"{known_as(row)} for user {one} of {d.name}"
     if to:
         answer(doc | dict(items=str(write_lists(t, to))), json, said, f'written: {to}')
     else:
         answer(doc, json, said, grid(doc['items']))
+
+# %% ../nbs/78_cli.ipynb #f1e601e4
+@app.command('export')
+def export_(
+    name:Run, to:Annotated[Path, typer.Argument(metavar='FOLDER', help='The folder to make.')],
+    out:Out=Path('_runs'), data:Data=None, model_class:Own=None, dataset:Where=None, features:Features=None,
+    json:Json=False):
+    "A run as a folder for others: weights, a card, and a scorer."
+    folder = find_run(name, out)
+    model,d,row = load_run(folder, data=data_of(folder, dataset, data, features), data_dir=data,
+                           Model=model_class and find_model(model_class))
+    path = store.signed_json(folder/'run.json')['model']
+    word = next((n for n,p in MODELS.items() if p == path), path)
+    made,scored = export_run(folder, to, model, d, row, own_ids(data_folder(folder, dataset, data), d), word)
+    told = f"{made/'score.py'} scores with numpy alone" if scored else no_scorer(known_as(row))
+    answer(dict(run=row['run'], folder=made, scorer=scored), json, told, f'written: {made}')
 
 # %% ../nbs/78_cli.ipynb #f31280bc
 def vetted(
@@ -377,7 +436,7 @@ def vetted(
     users=None,     # [n] ids of the users that have a list; None: everybody
     least=LEAST,    # users that a group must have
     small='merge',  # or 'refuse': what becomes of smaller ones
-)->tuple:           # attribute -> [U] classes, -1 where left out; [U] group names; names left out; what was done, in words
+)->tuple:           # attribute -> [U] classes, -1 where left out; [U] group names; names left out; what was done
     "The attribute as groups and as labels, or one sentence on why it cannot be audited."
     if data.users is None: raise BadInput(f"Data set '{data.name}' has no user attributes.")
     if attribute not in data.users:
@@ -397,6 +456,12 @@ def vetted(
                            f"{attribute}; nothing can be attacked.")
     return {attribute: labels}, group, aside, told
 
+# %% ../nbs/78_cli.ipynb #b21dd808
+def again(row, chain, d, seed): # a run, as of `stages_of`, another shop, a seed -> its model trained there
+    place = Place(d, chain['scale'], str(Path(row['folder']).parent.parent))
+    whole = Staged(place, chain['name'], chain['given'], seed, seed-row['seed'], train=partial(run, progress=False))
+    return load_run(whole.last()['folder'], data=d)[0]
+
 # %% ../nbs/78_cli.ipynb #df953cfc
 def twins(
     row,           # of the run
@@ -408,10 +473,12 @@ def twins(
         raise BadInput(f"Twins exist in simulated shops only ({', '.join(WORLDS)}) and for "
                        f"{', '.join(CLASSES)}; '{data.name}' by {attribute} has none.")
     own,loop = settings(Model, json.loads(row['settings']))
-    if 'base' in own:
-        raise BadInput(f"{row['model']} stands on another model's vectors, which would have to be trained "
+    chain = stages_of(row['folder'])
+    if 'base' in own and (not chain or chain['on']):
+        raise BadInput(f"{known_as(row)} stands on another model's vectors, which would have to be trained "
                        f"again as well: see the table fmmrec_counterfactual.")
     def train(d, seed):
+        if chain: return again(row, chain, d, seed)
         m = Model(d, rng(seed), **own)
         fit(m, d, progress=False, **loop)
         return m
@@ -420,7 +487,8 @@ def twins(
 # %% ../nbs/78_cli.ipynb #402ee283
 _COLUMNS = ['view','official','metric','auc','lo','hi','chance95','attacker','macro_f1','majority']
 
-def audited(model, d, served, attribute, seeds, epochs, least, small): # one attribute -> groups, difference, leakage, notes
+def audited(model, d, served, attribute, seeds, epochs, least, small): # -> groups, difference, leakage, notes
+    "One attribute."
     labels,group,aside,told = vetted(d, attribute, served.user, least, small)
     by,wide = per_group(served.drop(columns='user'), group[served.user], aside)
     found = leakage(views(Flat(model), d), labels, attacker_users(d), seeds=seeds, epochs=epochs, folds=0)[_COLUMNS]
@@ -430,20 +498,25 @@ def written(page, text): # a page into its file
     if not page.parent.is_dir(): raise BadInput(f'There is no folder {page.parent} to write to')
     return tables_.written(page, text)
 
+def audit_parts(title, p): # of `audited` -> parts of an answer
+    return (title, grid(p['groups']), 'widest difference between two groups', grid(p['difference']),
+            'what attackers find: official, and strict (auc)', grid(p['leakage']), *p['notes'])
+
 # %% ../nbs/78_cli.ipynb #4922cf3c
 @app.command()
-def audit(name:Run, attribute:Annotated[list[str]|None,
-                                        typer.Option(help='A user attribute, such as gender; may be repeated.')]=None,
-          cross:Annotated[list[str]|None,
-                          typer.Option(help='An intersection, such as gender,age; may be repeated.')]=None,
-          page:Annotated[Path|None, typer.Option(help='Write the result to this HTML file too.')]=None,
-          epochs:Annotated[int, typer.Option(help='Epochs of the official attack; the published number is 1000.')]=1000,
-          seeds:Annotated[int, typer.Option(help='Seeds of the strict attackers.')]=3,
-          smallest:Annotated[int, typer.Option(help='Users that a group must have to be compared.')]=LEAST,
-          small:Annotated[str, typer.Option(help='Smaller groups: merge or refuse.')]='merge',
-          with_twins:Annotated[
-              bool, typer.Option('--twins', help='Also train on the counterfactual twin (simulated shops).')]=False,
-          out:Out=Path('_runs'), data:Data=None, model_class:Own=None, dataset:Where=None, features:Features=None, json:Json=False):
+def audit(
+    name:Run,
+    attribute:Annotated[list[str]|None, typer.Option(help='A user attribute, such as gender; may be repeated.')]=None,
+    cross:Annotated[list[str]|None, typer.Option(help='An intersection, such as gender,age; may be repeated.')]=None,
+    page:Annotated[Path|None, typer.Option(help='Write the result to this HTML file too.')]=None,
+    epochs:Annotated[int, typer.Option(help='Epochs of the official attack; the published number is 1000.')]=1000,
+    seeds:Annotated[int, typer.Option(help='Seeds of the strict attackers.')]=3,
+    smallest:Annotated[int, typer.Option(help='Users that a group must have to be compared.')]=LEAST,
+    small:Annotated[str, typer.Option(help='Smaller groups: merge or refuse.')]='merge',
+    with_twins:Annotated[bool, typer.Option('--twins', help='Also train on the counterfactual twin '
+                                                            '(simulated shops).')]=False,
+    out:Out=Path('_runs'), data:Data=None, model_class:Own=None, dataset:Where=None, features:Features=None,
+    json:Json=False):
     "Accuracy and exposure per group of users, what attackers find, and on request counterfactual lists."
     for k,v in dict(epochs=epochs, seeds=seeds).items():
         if v < 1: raise BadInput(f'{k} must be at least 1, not {v}.')
@@ -467,10 +540,9 @@ def audit(name:Run, attribute:Annotated[list[str]|None,
             p['twins'] = t = twins(row, type(model), d, p['attribute'])
             p['notes'] = p['notes'] + [f"lists that change: {t['flipped']:.3f} when everybody's {p['attribute']} "
                                        f"is flipped, {t['noise']:.3f} with another seed"]
-    title = f"{row['model']} on {d.name} by {', '.join(names)}"
-    parts = [x for p in found for x in (f"{row['model']} on {d.name} by {p['attribute']}", grid(p['groups']),
-                                        'widest difference between two groups', grid(p['difference']),
-                                        'what attackers find: official, and strict (auc)', grid(p['leakage']), *p['notes'])]
+    whose = f'{known_as(row)} on {d.name} by'
+    title = f"{whose} {', '.join(names)}"
+    parts = [x for p in found for x in audit_parts(f"{whose} {p['attribute']}", p)]
     if page:
         parts.append(f'written: {written(page, audit_page(title, found, d.notes))}')
     answer(dict(run=row['run'], **(found[0] if len(found) == 1 else dict(audits=found))), json, *parts)
@@ -496,10 +568,9 @@ def data_check(name:Dataset, features:Features=None, data:Data=None, json:Json=F
     except BadInput as e:
         fatal = str(e)
     there = lying(name, data, d.n_items, asked)
-    parts = [part for words,
-             t in (('problems', found), (f'attributes of users (small: groups of fewer than {LEAST})', groups),
-                                  ('lying in the folder, and taken only '
-                                   'on request (--features)', there)) if len(t) for part in (words, grid(t))]
+    tables = {'problems': found, f'attributes of users (small: groups of fewer than {LEAST})': groups,
+              'lying in the folder, and taken only on request (--features)': there}
+    parts = [part for words,t in tables.items() if len(t) for part in (words, grid(t))]
     verdict = f'not usable: {fatal}' if fatal else 'usable'
     doc = dict(name=d.name, usable=not fatal, why=fatal, problems=found, attributes=groups, not_taken=there,
                notes=list(d.notes))
@@ -508,17 +579,19 @@ def data_check(name:Dataset, features:Features=None, data:Data=None, json:Json=F
 
 # %% ../nbs/78_cli.ipynb #2e82baad
 @data_app.command('convert')
-def data_convert(name:Dataset, to:Annotated[Path, typer.Argument(metavar='FOLDER', help='The folder to make.')],
-                 format:Annotated[str, typer.Option(help='mmrec or parquet.')]='mmrec', features:Features=None, data:Data=None, json:Json=False):
+def data_convert(
+    name:Dataset, to:Annotated[Path, typer.Argument(metavar='FOLDER', help='The folder to make.')],
+    format:Annotated[str, typer.Option(help='mmrec or parquet.')]='mmrec',
+    features:Features=None, data:Data=None, json:Json=False):
     "Write a data set in another format."
     made = convert(store.dataset(name, data, feats=read_features(features)), to, format)
     answer(dict(name=name, format=format, folder=made), json, f'written: {made}')
 
 # %% ../nbs/78_cli.ipynb #7d91d78d
 @data_app.command('fetch')
-def data_fetch(name:Annotated[
-    str, typer.Argument(metavar='ORIGINAL', help='A public original, as named by data list.')],
-               to:Annotated[Path, typer.Argument(metavar='FOLDER', help='Where to put it.')], json:Json=False):
+def data_fetch(
+    name:Annotated[str, typer.Argument(metavar='ORIGINAL', help='A public original, as named by data list.')],
+    to:Annotated[Path, typer.Argument(metavar='FOLDER', help='Where to put it.')], json:Json=False):
     "Download one public original, check it, and unpack it."
     made = fetch(name, to, progress=True)
     answer(dict(name=name, path=made), json, f'fetched: {made}')
@@ -559,27 +632,30 @@ def _opt(help, *names, **k): return typer.Option(*names, help=help, **k)
 Into = Annotated[Path, typer.Argument(metavar='FOLDER', help='The folder to make.')]
 
 @data_app.command('import')
-def data_import(folder:Into, interactions:Annotated[Path, _opt('Table of clicks or ratings.')],
-                items:Annotated[Path|None, _opt('Table of items.')]=None,
-                users:Annotated[Path|None, _opt('Table of users.')]=None,
-                images:Annotated[Path|None, _opt('Folder of pictures.')]=None,
-                column:Annotated[
-                    list[str]|None,
-                    _opt('Which column is the user, item, time, rating, title or image.', metavar='ROLE=NAME')]=None,
-                encoding:Annotated[list[str]|None, _opt('Of a file that is not UTF-8: latin-1, or users=latin-1 for one of them; may be repeated.')]=None, decimal:Annotated[str, _opt('Decimal sign: . or ,')]='.',
-                time_format:Annotated[str|None, _opt('Of dates that are not ISO 8601, such as %d.%m.%Y')]=None,
-                min_rating:Annotated[float|None, _opt('Least rating that counts; by default every row does.')]=None,
-                attributes:Annotated[str, _opt('Columns of items for AD-DRL, between commas.')]='', sensitive:Annotated[
-                    str, _opt('Columns of users for the audit, between commas; no others are copied.')]='',
-                bins:Annotated[list[str]|None,
-                               _opt('Cut numbers: price=5 ranges, or age=30,45 at edges.', metavar='COLUMN=CUT')]=None,
-                core:Annotated[int, _opt('Least clicks of every user and item.')]=0,
-                split:Annotated[str, _opt('per-user, random, time or time-per-user.')]='per-user',
-                seed:Annotated[int, _opt('Of whatever is drawn.')]=0,
-                unmatched:Annotated[str, _opt('Ids in one file only: refuse, keep or drop.')]='refuse',
-                with_features:Annotated[bool, _opt('Encode pictures and texts as well.', '--encode')]=False,
-                unreadable:Annotated[str, _opt('With --encode, pictures that cannot '
-                                               'be read: refuse or mask.')]='refuse', json:Json=False):
+def data_import(
+    folder:Into,
+    interactions:Annotated[Path, _opt('Table of clicks or ratings.')],
+    items:Annotated[Path|None, _opt('Table of items.')]=None,
+    users:Annotated[Path|None, _opt('Table of users.')]=None,
+    images:Annotated[Path|None, _opt('Folder of pictures.')]=None,
+    column:Annotated[list[str]|None, _opt('Which column is the user, item, time, rating, title or image.',
+                                          metavar='ROLE=NAME')]=None,
+    encoding:Annotated[list[str]|None, _opt('Of a file that is not UTF-8: latin-1, or users=latin-1 for one of them; '
+                                            'may be repeated.')]=None,
+    decimal:Annotated[str, _opt('Decimal sign: . or ,')]='.',
+    time_format:Annotated[str|None, _opt('Of dates that are not ISO 8601, such as %d.%m.%Y')]=None,
+    min_rating:Annotated[float|None, _opt('Least rating that counts; by default every row does.')]=None,
+    attributes:Annotated[str, _opt('Columns of items for AD-DRL, between commas.')]='',
+    sensitive:Annotated[str, _opt('Columns of users for the audit, between commas; no others are copied.')]='',
+    bins:Annotated[list[str]|None, _opt('Cut numbers: price=5 ranges, or age=30,45 at edges.',
+                                        metavar='COLUMN=CUT')]=None,
+    core:Annotated[int, _opt('Least clicks of every user and item.')]=0,
+    split:Annotated[str, _opt('per-user, random, time or time-per-user.')]='per-user',
+    seed:Annotated[int, _opt('Of whatever is drawn.')]=0,
+    unmatched:Annotated[str, _opt('Ids in one file only: refuse, keep or drop.')]='refuse',
+    with_features:Annotated[bool, _opt('Encode pictures and texts as well.', '--encode')]=False,
+    unreadable:Annotated[str, _opt('With --encode, pictures that cannot be read: refuse or mask.')]='refuse',
+    json:Json=False):
     "A shop's own files as a data set, its ids kept."
     if seed < 0: raise BadInput(f'seed must be a whole number from 0, not {seed}.')
     how = Reading(roles(column), encodings(encoding), decimal, time_format, min_rating)
@@ -592,13 +668,14 @@ def data_import(folder:Into, interactions:Annotated[Path, _opt('Table of clicks 
 
 # %% ../nbs/78_cli.ipynb #8609bb3a
 @app.command('encode')
-def encode_(folder:Annotated[Path, typer.Argument(metavar='FOLDER', help='A folder that data import made.')],
-            image_encoder:Annotated[str, _opt('lite0, colours, none, or the folder of a timm model.')]='lite0',
-            text_encoder:Annotated[str, _opt('minilm, tfidf, none, or the folder of a '
-                                             'sentence-transformers model.')]='minilm',
-            images:Annotated[Path|None, _opt('Folder of the pictures, if it was moved.')]=None,
-            texts:Annotated[str, _opt('Columns of the items, between commas.')]='',
-            unreadable:Annotated[str, _opt('Pictures that cannot be read: refuse or mask.')]='refuse', json:Json=False):
+def encode_(
+    folder:Annotated[Path, typer.Argument(metavar='FOLDER', help='A folder that data import made.')],
+    image_encoder:Annotated[str, _opt('lite0, colours, none, or the folder of a timm model.')]='lite0',
+    text_encoder:Annotated[str, _opt('minilm, tfidf, none, or the folder of a sentence-transformers model.')]='minilm',
+    images:Annotated[Path|None, _opt('Folder of the pictures, if it was moved.')]=None,
+    texts:Annotated[str, _opt('Columns of the items, between commas.')]='',
+    unreadable:Annotated[str, _opt('Pictures that cannot be read: refuse or mask.')]='refuse',
+    json:Json=False):
     "Features of pictures and texts."
     found = encode_folder(folder, image_encoder, text_encoder, images, words(texts), unreadable)
     answer(found, json, *of_features(found), f'written: {folder}')
@@ -614,12 +691,14 @@ def apart(rows): # of runs -> the same; rows of one model are named by the setti
     return rows
 
 @app.command('compare')
-def compare_(names:Annotated[
-    list[str],
-    typer.Argument(metavar='RUN…', help='Two runs or more; the first is what the others are held against.')],
-             metric:Annotated[str, _opt('Such as recall@20 or ndcg@10.')]='recall@20', out:Out=Path('_runs'), as_json:Json=False):
+def compare_(
+    names:Annotated[list[str], typer.Argument(metavar='RUN…', help='Two runs or more; the first is what the others '
+                                                                   'are held against.')],
+    metric:Annotated[str, _opt('Such as recall@20 or ndcg@10.')]='recall@20',
+    out:Out=Path('_runs'), as_json:Json=False):
     "Runs of one data set beside each other, with paired tests."
-    rows = pd.DataFrame([store.read(find_run(n, out)) for n in names])
+    found = [store.read(find_run(n, out)) for n in names]
+    rows = pd.DataFrame([row | dict(model=known_as(row)) for row in found])
     if rows.run.duplicated().any(): raise BadInput(f"Run {rows.run[rows.run.duplicated()].iloc[0]} is named twice.")
     if rows.data.nunique() > 1:
         raise BadInput(f"These runs saw {rows.data.nunique()} different data sets "

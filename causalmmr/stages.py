@@ -4,18 +4,22 @@
 
 # %% auto #0
 __all__ = ['ALONE', 'CLOSED', 'ROWS', 'VECTORS', 'MANY', 'SLOW', 'LONG', 'BASE', 'ATTACKED', 'SCORES', 'MEANS', 'ALL', 'SERVED',
-           'QUICK', 'AUTHORS', 'FACTORS', 'OFFICIAL', 'TRIED', 'CURVES', 'SHOPS', 'EPOCHS', 'PLAYED', 'TWIN', 'Chain',
-           'Stages', 'leak_lines', 'leak_means', 'at_most', 'with_theirs', 'frames', 'measured', 'attributes_of',
-           'leaks_of', 'leak_table', 'half_interval', 'beside_base', 'overview', 'unattacked', 'fairest', 'unbeaten',
-           'trade', 'traded', 'bars', 'served_by', 'served', 'by_group', 'group_gap', 'paid', 'sizes', 'shares',
-           'clicks_alone', 'value_shares', 'share_bars', 'subsets', 'bases', 'content_means', 'added', 'parts_attacked',
-           'linear_gap', 'features_attacked', 'feature_table', 'attacked_users', 'scale_test', 'multiples', 'rescaled',
-           'method', 'distances', 'twin_lists', 'twin_lines', 'twin_tests', 'Masks']
+           'QUICK', 'AUTHORS', 'FACTORS', 'OFFICIAL', 'TRIED', 'CURVES', 'SHOPS', 'EPOCHS', 'PLAYED', 'STAGED',
+           'BEFORE', 'TWIN', 'Chain', 'Stages', 'leak_lines', 'leak_means', 'at_most', 'with_theirs', 'frames',
+           'measured', 'attributes_of', 'leaks_of', 'leak_table', 'half_interval', 'beside_base', 'overview',
+           'unattacked', 'fairest', 'unbeaten', 'trade', 'traded', 'bars', 'served_by', 'served', 'by_group',
+           'group_gap', 'paid', 'sizes', 'shares', 'clicks_alone', 'value_shares', 'share_bars', 'subsets', 'bases',
+           'content_means', 'added', 'parts_attacked', 'linear_gap', 'features_attacked', 'feature_table',
+           'attacked_users', 'scale_test', 'multiples', 'rescaled', 'method', 'distances', 'twin_lists', 'twin_lines',
+           'twin_tests', 'Place', 'known_as', 'by_stage', 'split_known', 'Staged', 'split_able', 'able_to_train',
+           'has_vectors', 'stages_note', 'note_stages', 'stages_of', 'Masks']
 
 # %% ../nbs/75_stages.ipynb #4e4f1cac
+import inspect
 import json
 import os
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, cycle
 from pathlib import Path
@@ -25,10 +29,11 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from scipy.stats import ttest_rel
+from . import store
 from .causal.scm import simulate
-from .data import describe
+from .data import BadInput, MMData, describe, put_in_place
+from .disentangle import DISENTANGLERS, Split, attacker_users, one_hot, sensitive
 from .files import read_array
-from .disentangle import Split, attacker_users, one_hot, sensitive
 from .fair.attack import counterfactual, leakage, lists_per_user, per_group, views
 from .fair.filters import LEACE, RELEASED_GAME, RIVALS, FairTuning, freeze, leak
 from .graph import row_mean
@@ -38,8 +43,9 @@ from .models.fmmrec import RELEASED, STAGES, FMMRec, parts_of, take_apart
 from .models.itemgraph import LATTICE
 from .models.multimodal import side_by_side
 from .models.painvrl import SETTINGS, ContentUltraGCN, constant, mask_of, tests_of
-from .store import defaults, kept, load_run, study_rows
-from .tables import Found, Table, on_tests, tested, train
+from .store import built, defaults, identity, kept, kept_key, load_run, settings
+from .store import signed, signed_json, study_rows, typed
+from .tables import Found, Table, on_tests, scaled, tested, train
 from .train import fit, rng
 
 # %% ../nbs/75_stages.ipynb #5faf4901
@@ -100,10 +106,14 @@ class Chain:
         "The base recommender, trained on this split."
         return self.fit({BASE: [dict(model=LATTICE, seed=0) | self.settings['base']]})
 
-    def split(self, how='adversarial', **settings): # of `take_apart` -> modality -> Split
-        "The modalities taken apart; adversaries have the settings of their stage."
-        own = self.settings['split'] if how == 'adversarial' else {}
-        found = kept('split', parts_of, self.data, out=self.t.out_dir, how=how, **own | settings)
+    def split_settings(self, how='adversarial', **settings): # of `take_apart` -> the same, complete
+        "Adversaries have the settings of their stage."
+        return dict(how=how) | (self.settings['split'] if how == 'adversarial' else {}) | settings
+
+    def split(self, how='adversarial', fresh=False, **settings): # of `take_apart` -> modality -> Split
+        "The modalities taken apart."
+        own = self.split_settings(how, **settings)
+        found = kept('split', parts_of, self.data, out=self.t.out_dir, fresh=fresh, **own)
         return {m: Split(*x) for m,x in found.items()}
 
     def frozen(self, parts=None): # modality -> Split -> Vectors
@@ -666,6 +676,172 @@ def twin_tests(users)->pd.DataFrame: # of `twin_lists` -> by arrow and method: f
         p = [np.nan if m == 'base' else ttest_rel(wide[m], wide['base']).pvalue for m in mean.model]
         parts.append(mean.assign(arrow=arrow, p=p))
     return pd.concat(parts, ignore_index=True)
+
+# %% ../nbs/75_stages.ipynb #d54e500f
+@dataclass(frozen=True)
+class Place:
+    "What a chain needs of a page, where there is none."
+    data:MMData
+    scale:str = 'paper'      # whose settings the stages have
+    out_dir:str = '_runs'    # the store
+    device:str = 'cpu'
+    fresh:bool = False       # repeat finished stages?
+    seeds:int = 1
+
+    def __post_init__(self):
+        if self.scale not in STAGES:
+            raise BadInput(f"There is no scale '{self.scale}'; there are {', '.join(STAGES)}.")
+
+    def by_scale(self, values): # as of `scaled`
+        "The value for this scale and data set."
+        return scaled(values, self.scale, self.data.name)
+
+# %% ../nbs/75_stages.ipynb #dab3d342
+STAGED = {name: name for name in ('FMMRec', *RIVALS)} | {'LEACE': 'LEACE (users)'}   # name in a shell -> row
+BEFORE = ('base', 'split')                                                          # stages before the last one
+
+# %% ../nbs/75_stages.ipynb #06c3d533
+def known_as(row)->str: # of a run
+    "The name of a run's model: that of a rival where it has a rival's settings."
+    own = json.loads(row['settings'])
+    rivals = [n for n in RIVALS if row['model'] == ROWS[n][0].__name__ and ROWS[n][2].items() <= own.items()]
+    return rivals[0] if rivals else row['model']
+
+# %% ../nbs/75_stages.ipynb #dd960f61
+def by_stage(given:dict)->dict: # 'base.epochs', 'epochs' -> value -> stage -> name -> value
+    "Settings sorted by the stage that they belong to."
+    found = {stage: {} for stage in (*BEFORE, '')}
+    for name,value in given.items():
+        stage,_,own = name.rpartition('.')
+        if stage not in found:
+            raise BadInput(f"There is no stage '{stage}'; before the last one there are {' and '.join(BEFORE)}.")
+        found[stage][own] = value
+    return found
+
+# %% ../nbs/75_stages.ipynb #043aaa3c
+def split_known(how)->dict: # a disentangler -> name -> default
+    "The settings of taking apart."
+    if how not in DISENTANGLERS:
+        raise BadInput(f"There is no disentangler '{how}'; there are {', '.join(DISENTANGLERS)}.")
+    both = [inspect.signature(f).parameters for f in (take_apart, DISENTANGLERS[how])]
+    return {k: p.default for x in both for k,p in x.items() if p.default is not p.empty}
+
+# %% ../nbs/75_stages.ipynb #3ba9a981
+class Staged(Stages):
+    "One row on its base. Every stage is kept, and read by whoever needs the same one."
+    def __init__(self,
+        t:Place,
+        name,        # of STAGED
+        given={},    # settings, as of `by_stage`
+        seed=0,      # of the last stage
+        base_seed=0, # of the base: one for all rows, or differences would be those of bases
+        on=None,     # folder of a finished run that is to be the base
+        train=store.run, # what trains a stage
+    ):
+        super().__init__(t)
+        self.name,self.seed,self.train,self.given,self.on,self.done = name,seed,train,given,on,[]
+        self.asked = by_stage(given)
+        if hidden := self.asked[''].get('attributes'):         # what is hidden is what is taken apart
+            self.asked['split'] = dict(attributes=hidden) | self.asked['split']
+        self.first = dict(model=LATTICE, seed=base_seed) | self.settings['base'] | self.asked['base']
+        self.parts = ROWS[STAGED[name]][1]
+        self.look()
+
+    def job(self, base): # Vectors, or the name of some -> the last stage, as for `study`
+        "The last stage."
+        Model,_,own = ROWS[STAGED[self.name]]
+        return self.jobs(Model, base, own, 1)[0] | dict(seed=self.seed) | self.asked['']
+
+    def look(self): # raises BadInput
+        "Every stage, before the first."
+        if 'base' in self.asked['']:
+            raise BadInput('The base is a stage of its own: its settings begin with base., '
+                           'and --base names a finished run.')
+        split_able(self.asked['split'])
+        jobs = [self.job('LATTICE-8-0')] if self.on else [self.first, self.job('LATTICE-8-0')]
+        for job in jobs:
+            able_to_train(self.data, **job)
+
+    def stage(self, name, model, seed, **own): # of a job -> its run
+        "Train a stage, or read it."
+        at = Path(self.t.out_dir)/'runs'/identity(model, self.data, seed, own)['run']
+        told = dict(stage=name, was='made' if self.t.fresh or not at.is_dir() else 'read')
+        row = self.train(model, self.data, seed, self.t.out_dir, fresh=self.t.fresh, device=self.t.device, **own)
+        self.done.append(told | dict(folder=row['folder'], seconds=row['seconds']))
+        return row
+
+    @cached_property
+    def base(self): # -> its run, one line
+        "The run that was given, or the base's own."
+        return pd.DataFrame([load_run(self.on, data=self.data)[2] if self.on else self.stage('base', **self.first)])
+
+    def frozen(self, parts=None): # as of `Chain`
+        "The base's vectors."
+        model = load_run(self.base.folder[0], data=self.data)[0]
+        if not has_vectors(model):
+            raise BadInput(f"Run {self.base.run[0]} of {self.base.model[0]} has no vector for every user and item, "
+                           f"so nothing can be tuned on it.")
+        return freeze(model, parts)
+
+    def split(self, **settings): # of `take_apart` -> modality -> Split
+        "The modalities taken apart, or read."
+        own = self.split_settings(**self.asked['split'] | settings)
+        at = Path(self.t.out_dir)/'kept'/f'split-{kept_key(parts_of, [self.data], own)}'
+        told = dict(stage='split', was='made' if self.t.fresh or not at.is_dir() else 'read', folder=str(at))
+        began = time.monotonic()
+        found = super().split(fresh=self.t.fresh, **own)
+        self.done.append(told | dict(seconds=round(time.monotonic()-began, 2)))
+        return found
+
+    def last(self): # -> its run
+        "All stages that are not there yet, and the last one's run."
+        self.vectors('plain')                                   # the base first: it may be one that cannot be a base
+        row = self.stage('filters', **self.job(self.vectors(self.parts)))
+        note_stages(row['folder'], self)
+        return row
+
+# %% ../nbs/75_stages.ipynb #5d9e29a3
+def split_able(given:dict): # settings of `take_apart`; raises BadInput
+    "Are these settings of taking apart?"
+    how = given.get('how', 'adversarial')
+    known = split_known(how)
+    for k,v in given.items():
+        if k not in known:
+            raise BadInput(f"Taking modalities apart ({how}) has no setting '{k}'; it knows {', '.join(known)}.")
+        given[k] = typed(k, v, known[k])
+
+def able_to_train(data, model, seed, **own): # of a job; raises BadInput
+    "Is this job one that could begin?"
+    identity(model, data, seed, own)
+    built(model, data, seed, settings(model, own)[0])
+
+def has_vectors(model)->bool: # a recommender
+    "Does it have one vector for every user and item, whose products are its scores?"
+    try:
+        with torch.no_grad():
+            x_u,x_i = model.eval().final()
+    except NotImplementedError:
+        return False
+    return x_u.dim() == 2 == x_i.dim() and x_u.shape[1] == x_i.shape[1]
+
+# %% ../nbs/75_stages.ipynb #51124373
+def stages_note(folder)->Path: # of a run -> where its stages are told
+    return Path(folder).parent.parent/'staged'/f'{Path(folder).name}.json'
+
+def note_stages(folder, s:Staged): # of the last stage's run
+    "Write down what made it."
+    path = stages_note(folder)
+    path.parent.mkdir(exist_ok=True)
+    on = s.base.run[0] if s.on else ''
+    told = dict(name=s.name, scale=s.t.scale, seed=s.seed, given=s.given, on=on, stages=s.done)
+    tmp = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    tmp.write_text(json.dumps(signed(told), indent=1), encoding='utf8')
+    put_in_place(tmp, path)
+
+def stages_of(folder)->dict: # of a run -> name, scale, seed, given, on, stages; {} where it was no chain's
+    "What made a run of several stages."
+    path = stages_note(folder)
+    return signed_json(path) if path.is_file() else {}
 
 # %% ../nbs/75_stages.ipynb #548a7056
 TWIN = ' (constant mask)'   # what the name of a row's null ends with
