@@ -123,7 +123,7 @@ def test_from_the_shell(cli, tmp_path):
 
 BABY = '''
 import resource, sys, time, torch
-from causalmmr.data import load
+from causalmmr.formats import load
 from causalmmr.models.camrec import CaMRec
 from causalmmr.models.classic import LightGCN
 from causalmmr.train import Pairs, adam, epoch, rng
