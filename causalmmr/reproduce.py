@@ -14,13 +14,13 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-import nbformat, pandas as pd
+import pandas as pd
 from matplotlib.figure import Figure
 import causalmmr
 from .compare import for_people, lines_of, rows_wanted, verdict
 from .data import BadInput, put_in_place
 from .metrics import METRICS
-from .pages import COMMON, SCALES, command, data_tag, package_code, parameters, tables, tables_dir, title
+from .pages import COMMON, SCALES, cells_in, command, data_tag, package_code, parameters, tables, tables_dir, title
 from .store import locked, swept, usable
 from .tables import Found, forest, in_words, with_published
 
@@ -70,8 +70,8 @@ class Job:
     @property
     def key(self):
         h = hashlib.sha256(json.dumps([self.params, self.data], sort_keys=True).encode())
-        for c in nbformat.read(self.notebook, 4).cells:
-            h.update(f'{c.cell_type}\n{c.source}\n'.encode())
+        for kind,text,_ in cells_in(self.notebook):
+            h.update(f'{kind}\n{text}\n'.encode())
         h.update(package_code())
         return h.hexdigest()[:16]
     def frames(self): # names of the files that hold its lines

@@ -223,8 +223,24 @@ def target(link, page, pages):
 
 @cache
 def exporter():
+    "nbconvert's pages without their cleaning of code, which is ours: its parsers take most of the time and change nothing."
     from nbconvert import HTMLExporter
-    return HTMLExporter(template_name='basic')
+    from nbconvert.filters import DataTypeFilter
+    made = HTMLExporter(template_name='basic')
+    made.register_filter('clean_html', lambda text: text)
+    made.register_filter('filter_data_type', DataTypeFilter(parent=made))
+    return made
+
+def body_of(nb):
+    "A notebook as HTML with a word in the place of each cell's code, and the codes: a parser need not look into their colours."
+    from nbconvert import TemplateExporter
+    from nbconvert.filters import Highlight2HTML
+    colours, codes = Highlight2HTML(pygments_lexer='python'), []
+    def hold(source, **_):
+        codes.append(colours(source))
+        return f'CODE{len(codes)-1}EDOC'
+    exporter().register_filter('highlight_code', hold)
+    return TemplateExporter.from_notebook_node(exporter(), nb, exporter()._init_resources({}))[0], codes
 
 @cache
 def style(root=ROOT):
@@ -249,7 +265,7 @@ def html(page, title, description, nb, pages, root=ROOT):
         told, shown = by_pandoc(words, marked)
         bad = bad or [f'pandoc cannot convert {t}' for (t, _), m in zip(marked, shown) if m is None] or \
             [f'{m[0].strip()!r} is shown as text' for m in re.finditer(r'.{0,20}(?:\$|\\[A-Za-z]).{0,40}', told)]
-    body, _ = exporter().from_notebook_node(nb)
+    body, codes = body_of(nb)
     alts = [c.metadata['alt'] for c in nb.cells if c.cell_type == 'code' for o in c.outputs if any(k.startswith('image/') for k in o.get('data', {}))]
     soup, seen = BeautifulSoup(body, 'html.parser'), {}
     for h in soup.find_all(re.compile('^h[1-6]$')):
@@ -268,6 +284,7 @@ def html(page, title, description, nb, pages, root=ROOT):
         for p in picture.select('svg, img'): p['role'], p['aria-label'], p['alt'] = 'img', alt, alt
     home = relpath('contents.html', dirname(page) or '.')
     text = re.sub(r'MATH(\d+)HTAM', lambda m: shown[int(m[1])] or f'<code>{escape(marked[int(m[1])][0])}</code>', str(soup))
+    text = re.sub(r'CODE(\d+)EDOC', lambda m: codes[int(m[1])], text)
     body = f'<nav><a href="{home}">all pages</a></nav><h1 class="title">{escape(title)}</h1><blockquote>{escape(description)}</blockquote>{text}'
     return frame(title, body, style(root)), bad
 
