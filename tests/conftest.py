@@ -1,6 +1,7 @@
 """What several test files need: the repository's root, the command of this environment, and the real data where they are."""
 import os, subprocess, sys
 from pathlib import Path
+from types import SimpleNamespace
 import pytest
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')       # before torch: waiting threads must not burn the other test's core
@@ -15,6 +16,36 @@ def cli():
         return subprocess.run([sys.executable, '-m', 'causalmmr.cli', *map(str, args)], text=True, capture_output=True, timeout=timeout,
                               stdin=subprocess.DEVNULL, env={**os.environ, **(env or {})}, **kw)
     return run
+
+@pytest.fixture
+def here(capfd):
+    "The same in this process, which has imported everything: for what a command answers, not for the process that it is."
+    def run(*args):
+        from causalmmr.cli import main
+        capfd.readouterr()
+        code = main([str(a) for a in args])
+        return SimpleNamespace(returncode=code, **dict(zip(('stdout', 'stderr'), capfd.readouterr())))
+    return run
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    "papermill executes the cells in this process: a kernel starts for seconds, and most tests of jobs are about what comes before and after."
+    from nbformat.v4 import new_output
+    from papermill.engines import Engine, papermill_engines
+    class Here(Engine):
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, **kw):
+            names = {}
+            for k, cell in enumerate(nb_man.nb.cells):
+                if cell.cell_type != 'code': continue
+                nb_man.cell_start(cell, k)
+                try: exec(cell.source, names)
+                except Exception as e:
+                    cell.outputs = [new_output('error', ename=type(e).__name__, evalue=str(e), traceback=[])]
+                    nb_man.cell_exception(cell, k, exception=e)
+                    break
+                finally: nb_man.cell_complete(cell, k)
+    monkeypatch.setitem(papermill_engines._engines, None, Here)
 
 @pytest.fixture(scope='session')
 def real_data():

@@ -3,7 +3,8 @@
     python tests/docs_check.py pages [NOTEBOOK …] [--fresh] [--flags 'slow …']    execute notebooks and save what they show (make pages)
     python tests/docs_check.py outputs [--run]    pages that show nothing or something stale; --run executes the table pages and compares
     python tests/docs_check.py check              diagrams, formulas, pictures' texts, sidebar, what is fetched from outside
-    python tests/docs_check.py html [DIR]         plain HTML pages in DIR (default _html), every internal link and formula checked
+    python tests/docs_check.py html [DIR] [--run] plain HTML pages in DIR (default _html), every internal link and formula checked;
+                                                  --run executes the table pages as well, and compares README.md
     python tests/docs_check.py readme             write README.md from nbs/index.ipynb
 
 nbdev prepares the notebooks exactly as for Quarto (its own `serve_drv`: symbols documented, names in backticks linked); only
@@ -20,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat, yaml
 
-from pages import ROOT, differs, each, flags, notebooks, outputs, preload, read, runs_here, save, source, stale  # noqa: F401
+from pages import ROOT, differs, each, flags, is_table, notebooks, outputs, preload, read, runs_here, save, source, stale  # noqa: F401
 
 STYLE = 'body{max-width:60em;margin:2em auto;padding:0 1em;font:16px/1.5 sans-serif} pre{padding:.5em;background:#f6f6f6} ' \
         'table{border-collapse:collapse} td,th{padding:.2em .6em;border:1px solid #ddd} .anchor-link,.prompt{display:none} nav{font-size:small}'
@@ -413,11 +414,11 @@ def write_readme():
         (ROOT/name).write_bytes(data)
     (ROOT/'README.md').write_text(text, encoding='utf8')
 
-def write_html(out):
+def write_html(out, run=False, workers=2):
     out = Path(out).resolve()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    try: pages, latex = build(out)
+    try: pages, latex = build(out, workers=workers)
     except RuntimeError as e:
         if 'Error in notebook' not in str(e): raise
         print(f'{e}\nnbdev runs exported cells, and cells that mix an import with other code, apart from all others '
@@ -426,7 +427,15 @@ def write_html(out):
     seen = look(out)
     bad = dict(links=broken(out, seen), fetched=fetched(out, seen), pictures=unseen(out, seen), latex=latex)
     for lines in bad.values(): print(*lines, sep='\n', end='\n' if lines else '')
-    print(f'{len(pages)} pages in {out}', ', '.join(f'{len(b)} {k}' for k, b in bad.items()), sep=': ')
+    told = [f'{len(pages)} pages in {out}: ' + ', '.join(f'{len(b)} {k}' for k, b in bad.items())]
+    if run:
+        bad['tables'] = differs(workers=workers)
+        print(*bad['tables'], sep='\n', end='\n' if bad['tables'] else '')
+        stale = readme()[0] != (ROOT/'README.md').read_text(encoding='utf8')
+        bad['readme'] = [stale] if stale else []
+        told += [f'{sum(runs_here(p) for p in notebooks() if is_table(p))} tables executed',
+                 'README.md is stale: run `make readme`' if stale else 'README.md is what nbs/index.ipynb makes']
+    print(*told, sep='; ')
     return int(any(bad.values()))
 
 def main(*args):
@@ -436,10 +445,10 @@ def main(*args):
     ask.add_argument('--fresh', action='store_true', help='execute even what has not changed')
     ask.add_argument('--flags', default='', help='execute cells with these flags too')
     ask.add_argument('--workers', type=int, default=2)
-    ask.add_argument('--run', action='store_true', help='execute the table pages and compare')
+    ask.add_argument('--run', action='store_true', help='execute the table pages and compare (outputs, html)')
     told = ask.parse_args(args)
     if told.job == 'pages': return int(bool(save(told.names, told.flags.split(), told.fresh, told.workers)))
-    if told.job == 'html': return write_html((told.names or ['_html'])[0])
+    if told.job == 'html': return write_html((told.names or ['_html'])[0], told.run, told.workers)
     if told.job == 'readme': return write_readme()
     bad = differs(workers=told.workers) if told.run else outputs() if told.job == 'outputs' else [s for f in CHECKS.values() for s in f()]
     print(*bad, f'{len(bad)} faults', sep='\n')
