@@ -6,6 +6,14 @@ import pytest
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')       # before torch: waiting threads must not burn the other test's core
 
+# What takes longest begins first, so that the workers of pytest-xdist end together (Makefile: whole files, in this order); the rest follows.
+LONGEST = 'test_docs test_kills test_fuzz test_reproduce test_models test_hostile test_attack test_camrec test_tune test_shop test_damage test_data test_addrl test_painvrl test_scm'.split()
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    place = {name: k for k, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 @pytest.fixture(scope='session')
 def root(): return Path(__file__).resolve().parent.parent
 

@@ -264,3 +264,34 @@ def test_through_snakemake(shelf, tmp_path, monkeypatch):
     assert json.loads((tmp_path/'out'/'echo-smoke.json').read_text())['seeds'] == 5
     shelf(bad='x = 1')
     assert go() == ['done', 'kept']
+
+SLURM = dict(                                                                              # what a cluster answers, without a cluster
+    sbatch='#!/bin/sh\nprintf "%s\\n" "$@" > "$0.asked"\necho 4711', sacct='#!/bin/sh\necho "4711|FAILED"', sacctmgr='#!/bin/sh\necho causalmmr',
+    sinfo='#!/bin/sh\necho standard', squeue='#!/bin/sh\n', scancel='#!/bin/sh\n', scontrol='#!/bin/sh\n')
+
+def slurm_plugin():
+    "Is Snakemake here with its plugin for Slurm, in this environment or in its own?"
+    exe = shutil.which('snakemake')
+    beside = exe and any(Path(exe).parent.parent.glob('lib/python*/site-packages/snakemake_executor_plugin_slurm'))
+    return bool(beside or importlib.util.find_spec('snakemake_executor_plugin_slurm'))
+
+@pytest.mark.skipif(not slurm_plugin(), reason='needs Snakemake with its Slurm plugin, which is in the extra "cluster"')
+def test_slurm_is_asked_for_what_profile_and_measurements_say(shelf, tmp_path, monkeypatch, root):
+    "The arguments of sbatch that Snakemake's own plugin makes of our Snakefile and of the profile that users edit; the job itself fails, as no node takes it."
+    import os, yaml
+    monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(echo=ECHO)))
+    for name, text in SLURM.items():
+        (tmp_path/'bin').mkdir(exist_ok=True)
+        (tmp_path/'bin'/name).write_text(text)
+        (tmp_path/'bin'/name).chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path/"bin"}{os.pathsep}{os.environ["PATH"]}')
+    monkeypatch.setattr(r, 'minutes_for', lambda job: 77)
+    ours = yaml.safe_load((root/'profiles'/'slurm'/'config.yaml').read_text())
+    quick = {'slurm-init-seconds-before-status-checks': 1, 'latency-wait': 1, 'retries': 0}
+    (tmp_path/'profile').mkdir(); (tmp_path/'profile'/'config.yaml').write_text(yaml.safe_dump(ours | quick))
+    rows, _ = r.reproduce(['echo'], out_dir=tmp_path/'out', seeds=5, engine='snakemake', profile=tmp_path/'profile', echo=quiet)
+    asked = (tmp_path/'bin'/'sbatch.asked').read_text().split('\n')
+    after = lambda word: asked[asked.index(word)+1]
+    assert (after('-A'), after('-p'), after('-t'), after('--mem')) == ('causalmmr', 'standard', '77', '8000') and '--cpus-per-task=1' in asked, asked
+    assert f"echo_smoke_{SMOKE}" in asked[-2] and 'slurm-jobstep' in asked[-2]                # the rule, run by Snakemake on the node
+    assert [x['status'] for x in rows] == ['failed']
