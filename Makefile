@@ -53,7 +53,7 @@ test: $(STAMP)
 
 # A short part of these runs in `make test`.
 test-faults: $(STAMP)
-	$(RUN) OMP_NUM_THREADS=1 FAULTS=many pytest -q tests/faults
+	$(RUN) OMP_NUM_THREADS=1 FAULTS=many pytest -q tests/faults tests/test_hostile.py
 
 readme: $(STAMP)
 	@$(RUN) python -W ignore tests/docs_check.py readme
