@@ -49,11 +49,11 @@ campaign: $(STAMP)
 # Two jobs side by side, one thread each. The table notebooks run in `make reproduce`, not here.
 test: $(STAMP)
 	$(RUN) OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --skip_folder_re '^([_.]|tables$$)'
-	$(RUN) OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile tests/
+	$(RUN) OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder tests/
 
 # A short part of these runs in `make test`.
 test-faults: $(STAMP)
-	$(RUN) OMP_NUM_THREADS=1 FAULTS=many pytest -q tests/faults
+	$(RUN) OMP_NUM_THREADS=1 FAULTS=many pytest -q tests/faults tests/test_hostile.py
 
 readme: $(STAMP)
 	@$(RUN) python -W ignore tests/docs_check.py readme

@@ -188,6 +188,7 @@ def reproduce(
                                                  'where a name has a comma, semicolons.')]=None,
     dataset:Annotated[list[str]|None, typer.Option(help='Only this data set; may be repeated.')]=None,
     engine:Annotated[str, typer.Option(help='local or snakemake.')]='local',
+    profile:Annotated[Path|None, typer.Option(help='Folder of a Snakemake profile, such as profiles/slurm.')]=None,
     commit:Annotated[bool,
                      typer.Option('--commit', help="Also write the results into the repository's results/.")]=False,
     data:Data=None, out:Out=Path('_runs'),
@@ -202,6 +203,7 @@ def reproduce(
         m.strip() and find_model(m.strip())
     rows,page = tables_.reproduce(
         tables or None, scale, workers, out, fresh, engine, seeds=seeds, models=models, device=device,
+        profile=profile,
         data_dir=str(data.resolve()) if data else None, datasets=dataset or None, commit=commit or None)
     found = {r['job']: tables_.results(out, r['table'], r['dataset'], r['data']) for r in rows}
     told = {r['job']: tables_.for_terminal(tables_.frames_of(out, r['table'], r['dataset'], r['data'])) for r in rows}

@@ -3,7 +3,8 @@
     python tests/docs_check.py pages [NOTEBOOK …] [--fresh] [--flags 'slow …']    execute notebooks and save what they show (make pages)
     python tests/docs_check.py outputs [--run]    pages that show nothing or something stale; --run executes the table pages and compares
     python tests/docs_check.py check              diagrams, formulas, pictures' texts, sidebar, what is fetched from outside
-    python tests/docs_check.py html [DIR]         plain HTML pages in DIR (default _html), every internal link and formula checked
+    python tests/docs_check.py html [DIR] [--run] plain HTML pages in DIR (default _html), every internal link and formula checked;
+                                                  --run executes the table pages as well, and compares README.md
     python tests/docs_check.py readme             write README.md from nbs/index.ipynb
 
 nbdev prepares the notebooks exactly as for Quarto (its own `serve_drv`: symbols documented, names in backticks linked); only
@@ -20,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat, yaml
 
-from pages import ROOT, differs, each, flags, notebooks, outputs, preload, read, runs_here, save, source, stale  # noqa: F401
+from pages import ROOT, differs, each, flags, is_table, notebooks, outputs, preload, read, runs_here, save, source, stale  # noqa: F401
 
 STYLE = 'body{max-width:60em;margin:2em auto;padding:0 1em;font:16px/1.5 sans-serif} pre{padding:.5em;background:#f6f6f6} ' \
         'table{border-collapse:collapse} td,th{padding:.2em .6em;border:1px solid #ddd} .anchor-link,.prompt{display:none} nav{font-size:small}'
@@ -223,8 +224,24 @@ def target(link, page, pages):
 
 @cache
 def exporter():
+    "nbconvert's pages without their cleaning of code, which is ours: its parsers take four fifths of the time, and nobody sees what they change."
     from nbconvert import HTMLExporter
-    return HTMLExporter(template_name='basic')
+    from nbconvert.filters import DataTypeFilter
+    made = HTMLExporter(template_name='basic')
+    made.register_filter('clean_html', lambda text: text)
+    made.register_filter('filter_data_type', DataTypeFilter(parent=made))
+    return made
+
+def body_of(nb):
+    "A notebook as HTML with a word in the place of each cell's code, and the codes: a parser need not look into their colours."
+    from nbconvert import TemplateExporter
+    from nbconvert.filters import Highlight2HTML
+    colours, codes = Highlight2HTML(pygments_lexer='python'), []
+    def hold(source, **_):
+        codes.append(colours(source))
+        return f'CODE{len(codes)-1}EDOC'
+    exporter().register_filter('highlight_code', hold)
+    return TemplateExporter.from_notebook_node(exporter(), nb, exporter()._init_resources({}))[0], codes
 
 @cache
 def style(root=ROOT):
@@ -249,7 +266,7 @@ def html(page, title, description, nb, pages, root=ROOT):
         told, shown = by_pandoc(words, marked)
         bad = bad or [f'pandoc cannot convert {t}' for (t, _), m in zip(marked, shown) if m is None] or \
             [f'{m[0].strip()!r} is shown as text' for m in re.finditer(r'.{0,20}(?:\$|\\[A-Za-z]).{0,40}', told)]
-    body, _ = exporter().from_notebook_node(nb)
+    body, codes = body_of(nb)
     alts = [c.metadata['alt'] for c in nb.cells if c.cell_type == 'code' for o in c.outputs if any(k.startswith('image/') for k in o.get('data', {}))]
     soup, seen = BeautifulSoup(body, 'html.parser'), {}
     for h in soup.find_all(re.compile('^h[1-6]$')):
@@ -268,6 +285,7 @@ def html(page, title, description, nb, pages, root=ROOT):
         for p in picture.select('svg, img'): p['role'], p['aria-label'], p['alt'] = 'img', alt, alt
     home = relpath('contents.html', dirname(page) or '.')
     text = re.sub(r'MATH(\d+)HTAM', lambda m: shown[int(m[1])] or f'<code>{escape(marked[int(m[1])][0])}</code>', str(soup))
+    text = re.sub(r'CODE(\d+)EDOC', lambda m: codes[int(m[1])], text)
     body = f'<nav><a href="{home}">all pages</a></nav><h1 class="title">{escape(title)}</h1><blockquote>{escape(description)}</blockquote>{text}'
     return frame(title, body, style(root)), bad
 
@@ -396,11 +414,11 @@ def write_readme():
         (ROOT/name).write_bytes(data)
     (ROOT/'README.md').write_text(text, encoding='utf8')
 
-def write_html(out):
+def write_html(out, run=False, workers=2):
     out = Path(out).resolve()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    try: pages, latex = build(out)
+    try: pages, latex = build(out, workers=workers)
     except RuntimeError as e:
         if 'Error in notebook' not in str(e): raise
         print(f'{e}\nnbdev runs exported cells, and cells that mix an import with other code, apart from all others '
@@ -409,7 +427,15 @@ def write_html(out):
     seen = look(out)
     bad = dict(links=broken(out, seen), fetched=fetched(out, seen), pictures=unseen(out, seen), latex=latex)
     for lines in bad.values(): print(*lines, sep='\n', end='\n' if lines else '')
-    print(f'{len(pages)} pages in {out}', ', '.join(f'{len(b)} {k}' for k, b in bad.items()), sep=': ')
+    told = [f'{len(pages)} pages in {out}: ' + ', '.join(f'{len(b)} {k}' for k, b in bad.items())]
+    if run:
+        bad['tables'] = differs(workers=workers)
+        print(*bad['tables'], sep='\n', end='\n' if bad['tables'] else '')
+        stale = readme()[0] != (ROOT/'README.md').read_text(encoding='utf8')
+        bad['readme'] = [stale] if stale else []
+        told += [f'{sum(runs_here(p) for p in notebooks() if is_table(p))} tables executed',
+                 'README.md is stale: run `make readme`' if stale else 'README.md is what nbs/index.ipynb makes']
+    print(*told, sep='; ')
     return int(any(bad.values()))
 
 def main(*args):
@@ -419,10 +445,10 @@ def main(*args):
     ask.add_argument('--fresh', action='store_true', help='execute even what has not changed')
     ask.add_argument('--flags', default='', help='execute cells with these flags too')
     ask.add_argument('--workers', type=int, default=2)
-    ask.add_argument('--run', action='store_true', help='execute the table pages and compare')
+    ask.add_argument('--run', action='store_true', help='execute the table pages and compare (outputs, html)')
     told = ask.parse_args(args)
     if told.job == 'pages': return int(bool(save(told.names, told.flags.split(), told.fresh, told.workers)))
-    if told.job == 'html': return write_html((told.names or ['_html'])[0])
+    if told.job == 'html': return write_html((told.names or ['_html'])[0], told.run, told.workers)
     if told.job == 'readme': return write_readme()
     bad = differs(workers=told.workers) if told.run else outputs() if told.job == 'outputs' else [s for f in CHECKS.values() for s in f()]
     print(*bad, f'{len(bad)} faults', sep='\n')

@@ -103,11 +103,11 @@ def test_selection_on_test_says_so_and_is_another_run():
     d = toy().data; r = as_released(d)
     assert torch.equal(r.valid, d.test) and 'no claim' in r.notes[-1] and 'chosen on test' in r.name and r.fingerprint != d.fingerprint
 
-def test_from_the_shell(cli, tmp_path):
+def test_from_the_shell(here, tmp_path):
     run = ['train', 'causalmmr.models.addrl:ADDRL', 'toy', '-p', 'c=4', '-p', 'epochs=2', '-p', 'batch=1024', '--out', tmp_path]
-    r = cli(*run, '--json'); assert r.returncode == 0, r.stderr
-    top = cli('recommend', json.loads(r.stdout)['run'], '--user', '3', '-k', '5', '--out', tmp_path); assert top.returncode == 0, top.stderr
-    wrong = cli(*run, '-p', "attributes=('colour',)"); assert wrong.returncode == 2 and "no item attribute 'colour'" in wrong.stderr and 'Traceback' not in wrong.stderr
+    r = here(*run, '--json'); assert r.returncode == 0, r.stderr
+    top = here('recommend', json.loads(r.stdout)['run'], '--user', '3', '-k', '5', '--out', tmp_path); assert top.returncode == 0, top.stderr
+    wrong = here(*run, '-p', "attributes=('colour',)"); assert wrong.returncode == 2 and "no item attribute 'colour'" in wrong.stderr and 'Traceback' not in wrong.stderr
 
 def test_dmrl_runs_and_comes_back(tmp_path):
     row = run(DMRL, toy().data, seed=0, out=tmp_path, progress=False, d=16, hidden=8, rows=32, epochs=2, batch=1024)

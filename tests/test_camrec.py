@@ -111,14 +111,14 @@ def test_thinned_training_runs_in_every_mode():
 
 RUN = ['train', 'causalmmr.models.camrec:CaMRec', 'toy', '-p', 'd=8', '-p', 'knn=(5,)', '-p', 'epochs=2', '-p', 'batch=1024', '--json']
 
-def test_from_the_shell(cli, tmp_path):
-    r = cli(*RUN, '--out', tmp_path)
+def test_from_the_shell(here, tmp_path):
+    r = here(*RUN, '--out', tmp_path)
     assert r.returncode == 0, r.stderr
     row = json.loads(r.stdout)
     assert row['model'] == 'CaMRec' and json.loads(row['settings'])['knn'] == [5]
-    top = cli('recommend', row['run'], '--user', '3', '-k', '5', '--out', tmp_path)
+    top = here('recommend', row['run'], '--user', '3', '-k', '5', '--out', tmp_path)
     assert top.returncode == 0, top.stderr
-    wrong = cli(*RUN, '--out', tmp_path, '-p', 'released=True', '-p', 'theory=True')
+    wrong = here(*RUN, '--out', tmp_path, '-p', 'released=True', '-p', 'theory=True')
     assert wrong.returncode == 2 and 'exclude each other' in wrong.stderr and 'Traceback' not in wrong.stderr
 
 BABY = '''

@@ -3,6 +3,7 @@ import http.server, json, os, re, shutil, subprocess, sys, threading
 from pathlib import Path
 import pytest
 import docs_check, pages
+from children import Child
 
 BROWSER = next(filter(None, map(shutil.which, ['chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable', 'chrome'])), None)
 PAGE = '<!doctype html><title>{t}</title><link rel="icon" href="data:,"><h1>{t}</h1>{b}'
@@ -14,9 +15,9 @@ def command(root, *args, timeout=900):
 
 @pytest.fixture(scope='module')
 def site(root, tmp_path_factory):
-    "All pages, built once, two at a time, by the command that a user has; what it says is in the second."
+    "All pages, built once, two at a time, by the command that a user has; what it says, of tables and README.md too, is in the second."
     out = tmp_path_factory.mktemp('site')/'pages'
-    r = command(root, 'html', out)
+    r = command(root, 'html', out, '--run')
     assert (out/'contents.html').exists(), r.stdout + r.stderr
     return out, r.stdout.splitlines(), docs_check.look(out)
 
@@ -57,9 +58,9 @@ def test_every_notebook_stands_in_the_sidebar_once(root): assert not docs_check.
 
 def test_every_page_shows_what_its_code_gives(root): assert not docs_check.outputs(root)
 
-def test_table_pages_are_what_a_fresh_execution_gives(root):
-    r = command(root, 'outputs', '--run')
-    assert r.returncode == 0, r.stdout[-3000:] + r.stderr[-3000:]
+def test_table_pages_are_what_a_fresh_execution_gives(site, root):
+    executed = [p for p in docs_check.notebooks(root) if pages.is_table(p) and docs_check.runs_here(p)]
+    assert f'{len(executed)} tables executed' in site[1][-1] and executed and not [l for l in site[1] if l.startswith('nbs/tables/')]
 
 def test_public_symbols_are_documented(site, root):
     "Every name of a module's `__all__` has a heading on the module's page: what show_doc prints, or a section of its own."
@@ -72,11 +73,7 @@ def test_public_symbols_are_documented(site, root):
             if name.lower() not in site[2][page].ids: missing.append(f'{page}: {name}')
     assert not missing
 
-def test_readme_is_what_index_renders(root):
-    r = subprocess.run([sys.executable, '-W', 'ignore', '-c', 'import sys, docs_check; sys.stdout.reconfigure(encoding="utf8"); print(docs_check.readme()[0], end="")'],
-                       cwd=root/'tests', text=True, encoding='utf8', capture_output=True, timeout=300)
-    assert r.returncode == 0, r.stderr
-    assert r.stdout == (root/'README.md').read_text(encoding='utf8'), 'README.md is stale: run `make readme`'
+def test_readme_is_what_index_renders(site): assert 'README.md is what nbs/index.ipynb makes' in site[1][-1], 'run `make readme`'
 
 def test_readme_leads_to_files_that_exist(root):
     links = re.findall(r'\]\(([^()\s]+)\)', (root/'README.md').read_text(encoding='utf8'))
@@ -160,21 +157,25 @@ def test_settings_that_fetch_are_found(small, was, now, word):
 
 FIGURE = 'import matplotlib.pyplot as plt\nfig,ax = plt.subplots(figsize=(2,1))\nax.plot([1,2,1.123456789])\nax.set_title("rises, falls")'
 
-def made(root, **how):
-    "`save` in a process of its own: what it says."
-    say = f'import pages, pathlib, sys; sys.exit(pages.save(root=pathlib.Path({str(root)!r}), **{how!r}))'
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', say], cwd=Path(pages.__file__).parent, text=True, encoding='utf8', capture_output=True,
-                          env={**os.environ, **SETTLED}, timeout=300)
+@pytest.fixture
+def made(tmp_path):
+    "`save` in a process of its own: its exit code, and what it says."
+    pages.preload()
+    def go(root, **how):
+        said = tmp_path/'said'
+        p = Child(lambda: pages.save(root=root, **how), out=said, before=lambda: os.environ.update(SETTLED))
+        return p.wait(), said.read_text(encoding='utf8')
+    return go
 
-def test_pages_are_saved_the_same_twice_and_survive_cleaning(small, root):
+def test_pages_are_saved_the_same_twice_and_survive_cleaning(small, made):
     here, write = small
     old = [dict(output_type='stream', name='stdout', text=['kept\n'])]
     write('01_a.ipynb', 'text', ('print(1)', []), ('import pandas as pd\npd.DataFrame(dict(a=[1.5,2.], b_=["x|y","$z"]))', []), (FIGURE, []), ('#| slow\n1/0', old),
           ('#| eval: false\n1/0', old), ('import sys, tempfile\nprint("away", file=sys.stderr)\nprint(tempfile.mkdtemp(), object())', []), ('print(2)\nplt.close()\n3', []))
     write('tables/t.ipynb', ("scale = 'smoke'\n", [], dict(tags=['parameters'])), ('1/0', []))
     write('tables/u.ipynb', ("scale = 'committed'   # reads only\n", [], dict(tags=['parameters'])), ('scale', []))
-    r = made(here)
-    assert r.returncode == 0, r.stdout + r.stderr
+    code, said = made(here)
+    assert code == 0, said
     first = {p: p.read_bytes() for p in docs_check.notebooks(here)}
     cells = pages.read(here/'nbs/01_a.ipynb')['cells']
     shown = [''.join(o.get('text') or next(iter(o['data'].values()))) for c in cells for o in c.get('outputs', [])]
@@ -185,21 +186,21 @@ def test_pages_are_saved_the_same_twice_and_survive_cleaning(small, root):
     assert shown[-2:] == ['2\n', '3'], 'in the order in which the cell shows it'
     assert pages.read(here/'nbs/tables/u.ipynb')['cells'][1]['outputs'] and not pages.read(here/'nbs/tables/t.ipynb')['cells'][1]['outputs']
     assert [f for f in pages.outputs(here)] == ['nbs/tables/t.ipynb shows nothing (its scale is not committed: it is not executed)']
-    assert '0 of 2 notebooks executed' in made(here).stdout                  # nothing has changed
-    assert '2 of 2 notebooks executed' in made(here, fresh=True).stdout
+    assert '0 of 2 notebooks executed' in made(here)[1]                  # nothing has changed
+    assert '2 of 2 notebooks executed' in made(here, fresh=True)[1]
     assert first == {p: p.read_bytes() for p in docs_check.notebooks(here)}
     subprocess.run([Path(sys.executable).with_name('nbdev_clean')], cwd=here, check=True, capture_output=True)
     assert first == {p: p.read_bytes() for p in docs_check.notebooks(here)}, 'nbdev_clean must leave saved pages as they are'
 
-def test_a_failing_cell_is_named_and_its_notebook_left_alone(small):
+def test_a_failing_cell_is_named_and_its_notebook_left_alone(small, made):
     root, write = small
     write('01_a.ipynb', ('print(1)', []), ('undefined_name', []))
     write('02_b.ipynb', ('print(2)', []))
     before = (root/'nbs/01_a.ipynb').read_bytes()
-    r = made(root)
-    assert r.returncode == 1 and '01_a.ipynb, cell 1' in r.stdout and 'undefined_name' in r.stdout
+    code, said = made(root)
+    assert code == 1 and '01_a.ipynb, cell 1' in said and 'undefined_name' in said
     assert (root/'nbs/01_a.ipynb').read_bytes() == before and pages.shown(pages.read(root/'nbs/02_b.ipynb'))
-    assert '1 of 2 notebooks executed' in made(root).stdout                  # the other goes on where it stopped
+    assert '1 of 2 notebooks executed' in made(root)[1]                  # the other goes on where it stopped
 
 def test_stale_and_missing_outputs_are_found(small):
     root, write = small

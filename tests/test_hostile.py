@@ -243,7 +243,7 @@ def test_a_file_cannot_ask_for_memory(tmp_path, capfd):
 
 # --- what papermill is given, and what --help promises
 
-def test_a_parameter_that_papermill_alone_knows_is_refused(tmp_path, root):
+def test_a_parameter_that_papermill_alone_knows_is_refused(tmp_path, root, no_kernel):
     import papermill
     with pytest.raises(papermill.PapermillExecutionError, match="classic has no parameter 'seedz'"):
         papermill.execute_notebook(root/'nbs'/'tables'/'classic.ipynb', tmp_path/'o.ipynb', dict(scale='smoke', dataset='toy', seedz=5, out_dir=str(tmp_path)), kernel_name='python3', progress_bar=False, log_output=False)

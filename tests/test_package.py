@@ -57,6 +57,17 @@ def test_the_import_check_finds_planted_faults():
 def test_users_do_not_need_nbdev(module):
     assert not [i for i in imports(MODULES[module]) if i.split('.')[0] in ('nbdev', 'fastcore', 'execnb', 'IPython', 'pytest')]
 
+SLOW = {'nbformat', 'nbconvert', 'papermill', 'optuna', 'snakemake'}      # to import: whoever needs one imports it where it is used
+
+def at_once(src): # packages that are imported as soon as the module is
+    tree = ast.parse(src)
+    return {i.split('.')[0] for n in tree.body if isinstance(n, (ast.Import, ast.ImportFrom)) for i in imports(ast.unparse(n))}
+
+@pytest.mark.parametrize('module', MODULES)
+def test_no_command_waits_for_what_it_does_not_use(module): assert not at_once(MODULES[module]) & SLOW
+
+def test_an_import_at_the_top_is_found(): assert at_once('import nbformat, json') & SLOW and not at_once('def f():\n    import nbformat') & SLOW
+
 FORBIDDEN = {'pickle.load', 'pickle.loads', '_pickle.load', '_pickle.loads', 'marshal.load', 'marshal.loads', 'shelve.open', 'dill.load', 'dill.loads',
              'joblib.load', 'cloudpickle.load', 'cloudpickle.loads', 'pandas.read_pickle', 'yaml.load', 'yaml.unsafe_load', 'os.system',
              'builtins.eval', 'builtins.exec'}

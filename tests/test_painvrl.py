@@ -75,7 +75,7 @@ def test_masks_are_those_that_were_found_before_the_search_had_a_page_of_its_own
         mask = mask_of(M, data, 3, base, d=8, n_neg=4, search=short)[0]
         assert np.allclose(mask[:4], first, atol=1e-4) and abs(sum(mask)-total) < 1e-3
 
-def test_the_search_of_a_run_is_one_setting_that_a_store_and_a_shell_can_hold(data, tmp_path, cli):
+def test_the_search_of_a_run_is_one_setting_that_a_store_and_a_shell_can_hold(data, tmp_path, here):
     "Complete in the run's file, whatever was given; two ways to say the same are one run; `train` searches by itself."
     own = dict(d=8, n_neg=4, epochs=1, batch=512)
     row = run(InvRL, data, seed=0, out=tmp_path, progress=False, search=SHORT, **own)
@@ -86,9 +86,9 @@ def test_the_search_of_a_run_is_one_setting_that_a_store_and_a_shell_can_hold(da
     assert model.search == MaskSearch(**held) and not torch.equal(model.mask, torch.ones_like(model.mask))
     assert run(InvRL, data, seed=0, out=tmp_path, progress=False, search=SHORT | dict(E=2), **own)['run'] != row['run']
     args = ['train', 'PaInvRL', 'toy', '--out', tmp_path, '-p', f'search={SHORT}', '-p', 'd=8', '-p', 'n_neg=4', '-p', 'epochs=1', '-p', 'eval_every=1', '-p', 'batch=512']
-    told = cli(*args)
+    told = here(*args)
     assert told.returncode == 0, told.stderr
-    wrong = cli('train', 'PaInvRL', 'toy', '--out', tmp_path, '-p', "search={'front': 'luck'}")
+    wrong = here('train', 'PaInvRL', 'toy', '--out', tmp_path, '-p', "search={'front': 'luck'}")
     assert wrong.returncode and 'released, corrected, tilt, random' in wrong.stderr and 'Traceback' not in wrong.stderr
 
 def test_released_ndcg_is_that_of_scikit_learn_over_hits(data):

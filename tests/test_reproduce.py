@@ -54,14 +54,14 @@ def test_parameters_arrive_and_failures_stay_alone(shelf, tmp_path, monkeypatch)
     again = lambda **kw: r.reproduce(['echo'], out_dir=tmp_path/'out', models='MFBPR', echo=quiet, **kw)[0][0]['status']
     assert again(seeds=5) == 'kept' and again(seeds=6) == 'done'                  # other parameters are another job
 
-def test_the_command_line_gives_1_for_a_failed_job(shelf, tmp_path, monkeypatch, capsys):
+def test_the_command_line_gives_1_for_a_failed_job(shelf, tmp_path, monkeypatch, capsys, no_kernel):
     from causalmmr.cli import main
     monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(echo=ECHO)))
     assert main(['reproduce', 'echo', '--seeds', '7', '--out', str(tmp_path/'out'), '--json']) == 1
     out, err = capsys.readouterr()
     assert json.loads(out)['jobs'][0]['error'] == 'RuntimeError: broken on purpose' and 'seeds=7' in err
 
-def test_rows_are_named_as_the_table_names_them(shelf, tmp_path, monkeypatch, root):
+def test_rows_are_named_as_the_table_names_them(shelf, tmp_path, monkeypatch, root, no_kernel):
     from causalmmr.cli import main
     d = shelf(rows=ECHO); p = d/'rows.ipynb'; p.write_text(p.read_text().replace("datasets =", "choices = ['AD-DRL', 'no attention, one half']\\ndatasets ="))
     monkeypatch.setenv('CAUSALMMR_TABLES', str(d))
@@ -124,9 +124,9 @@ def test_a_table_with_two_parameter_cells_is_refused(shelf):
 
 def test_classic_echoes_its_parameters(tmp_path, root):
     "Parameters through papermill really change the table: one model, two seeds, the toy."
-    p = subprocess.run([sys.executable, '-m', 'papermill', root/'nbs'/'tables'/'classic.ipynb', tmp_path/'classic.ipynb', '-k', 'python3', '--no-progress-bar',
-                        '-p', 'dataset', 'toy', '-p', 'scale', 'smoke', '-p', 'seeds', '2', '-p', 'models', 'MFBPR', '-p', 'out_dir', tmp_path/'out'], capture_output=True, text=True, timeout=300)
-    assert p.returncode == 0, p.stderr[-2000:]
+    import papermill
+    papermill.execute_notebook(root/'nbs'/'tables'/'classic.ipynb', tmp_path/'classic.ipynb', dict(dataset='toy', scale='smoke', seeds=2, models='MFBPR', out_dir=str(tmp_path/'out')),
+                               kernel_name='python3', progress_bar=False)
     t = pd.read_parquet(tmp_path/'out'/'classic.parquet')
     assert list(t) == ['paper', 'table', 'dataset', 'model', 'metric', 'k', 'seed', 'value', 'paper_value', 'source', 'selected_on', 'data', 'code', 'made']
     assert set(t.dataset) == {'toy'} and set(t.seed) == {0, 1} and set(t.model) == {'MFBPR'} and set(t.selected_on) == {'valid recall@20'}
@@ -156,7 +156,7 @@ publish(out_dir, False, tag, lines=pd.DataFrame(line))
 folder = pathlib.Path(out_dir, 'figures'); folder.mkdir(exist_ok=True); (folder/f'lines-{data.name}-{tag}.png').write_bytes(data.name.encode())
 '''
 
-def test_two_shops_of_one_name_keep_their_tables(shelf, shops, tmp_path, monkeypatch):
+def test_two_shops_of_one_name_keep_their_tables(shelf, shops, tmp_path, monkeypatch, no_kernel):
     from causalmmr.store import dataset
     monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(lines=WRITES)))
     rows, page = r.reproduce(['lines'], out_dir=tmp_path/'out', datasets=list(shops), echo=quiet)
@@ -186,7 +186,7 @@ publish(out_dir, False, tag, wide=pd.DataFrame(rows), wide_tests=tests)
 """
 
 @pytest.fixture
-def wide(shelf, tmp_path, monkeypatch):
+def wide(shelf, tmp_path, monkeypatch, no_kernel):
     d = shelf(wide=WIDE); nb = nbformat.read(d/'wide.ipynb', 4)
     nb.cells.insert(0, nbformat.v4.new_markdown_cell('# A wide table')); nbformat.write(nb, d/'wide.ipynb')
     monkeypatch.setenv('CAUSALMMR_TABLES', str(d))
@@ -219,7 +219,7 @@ def test_a_program_gets_every_number(wide, capsys):
     by = {(l['model'], l['metric']): l for l in lines}
     assert len(by) == len(lines) == 2*18 and by['old', 'home: recall@20'] == dict(model='old', metric='home: recall@20', ours=pytest.approx(.101), two_se=pytest.approx(2*.001/3**.5), seeds=3, paper=None)
 
-def test_data_rewritten_in_place_are_run_again(shelf, shops, tmp_path, monkeypatch):
+def test_data_rewritten_in_place_are_run_again(shelf, shops, tmp_path, monkeypatch, no_kernel):
     monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(lines=WRITES)))
     go = lambda: r.reproduce(['lines'], out_dir=tmp_path/'out', datasets=[shops[0]], echo=quiet)[0][0]
     first = go()
@@ -230,7 +230,7 @@ def test_data_rewritten_in_place_are_run_again(shelf, shops, tmp_path, monkeypat
     now = [r.results(tmp_path/'out', 'lines', x['dataset'], x['data']).iloc[0, 0] for x in (first, second)]
     assert now[0] != now[1]
 
-def test_a_missing_data_set_costs_its_own_job_alone(shelf, tmp_path, monkeypatch):
+def test_a_missing_data_set_costs_its_own_job_alone(shelf, tmp_path, monkeypatch, no_kernel):
     d = shelf(echo=WRITES.replace('lines', 'echo'))
     p = d/'echo.ipynb'
     p.write_text(p.read_text().replace("'cpu': ['smoke', 'toy']", "'cpu': ['nowhere', 'toy']"))
@@ -265,3 +265,34 @@ def test_through_snakemake(shelf, tmp_path, monkeypatch):
     assert json.loads((tmp_path/'out'/'echo-smoke.json').read_text())['seeds'] == 5
     shelf(bad='x = 1')
     assert go() == ['done', 'kept']
+
+SLURM = dict(                                                                              # what a cluster answers, without a cluster
+    sbatch='#!/bin/sh\nprintf "%s\\n" "$@" > "$0.asked"\necho 4711', sacct='#!/bin/sh\necho "4711|FAILED"', sacctmgr='#!/bin/sh\necho causalmmr',
+    sinfo='#!/bin/sh\necho standard', squeue='#!/bin/sh\n', scancel='#!/bin/sh\n', scontrol='#!/bin/sh\n')
+
+def slurm_plugin():
+    "Is Snakemake here with its plugin for Slurm, in this environment or in its own?"
+    exe = shutil.which('snakemake')
+    beside = exe and any(Path(exe).parent.parent.glob('lib/python*/site-packages/snakemake_executor_plugin_slurm'))
+    return bool(beside or importlib.util.find_spec('snakemake_executor_plugin_slurm'))
+
+@pytest.mark.skipif(not slurm_plugin(), reason='needs Snakemake with its Slurm plugin, which is in the extra "cluster"')
+def test_slurm_is_asked_for_what_profile_and_measurements_say(shelf, tmp_path, monkeypatch, root):
+    "The arguments of sbatch that Snakemake's own plugin makes of our Snakefile and of the profile that users edit; the job itself fails, as no node takes it."
+    import os, yaml
+    monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(echo=ECHO)))
+    for name, text in SLURM.items():
+        (tmp_path/'bin').mkdir(exist_ok=True)
+        (tmp_path/'bin'/name).write_text(text)
+        (tmp_path/'bin'/name).chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path/"bin"}{os.pathsep}{os.environ["PATH"]}')
+    monkeypatch.setattr(r, 'minutes_for', lambda job: 77)
+    ours = yaml.safe_load((root/'profiles'/'slurm'/'config.yaml').read_text())
+    quick = {'slurm-init-seconds-before-status-checks': 1, 'latency-wait': 1, 'retries': 0}
+    (tmp_path/'profile').mkdir(); (tmp_path/'profile'/'config.yaml').write_text(yaml.safe_dump(ours | quick))
+    rows, _ = r.reproduce(['echo'], out_dir=tmp_path/'out', seeds=5, engine='snakemake', profile=tmp_path/'profile', echo=quiet)
+    asked = (tmp_path/'bin'/'sbatch.asked').read_text().split('\n')
+    after = lambda word: asked[asked.index(word)+1]
+    assert (after('-A'), after('-p'), after('-t'), after('--mem')) == ('causalmmr', 'standard', '77', '8000') and '--cpus-per-task=1' in asked, asked
+    assert f"echo_smoke_{SMOKE}" in asked[-2] and 'slurm-jobstep' in asked[-2]                # the rule, run by Snakemake on the node
+    assert [x['status'] for x in rows] == ['failed']

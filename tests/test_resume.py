@@ -1,7 +1,8 @@
 """Killed with SIGKILL in mid-epoch, and run again: the same figures to the last digit as an undisturbed run."""
-import json, signal, subprocess, sys, time
+import json, time
 from pathlib import Path
 import pandas as pd, pytest
+from children import Child
 from causalmmr.cli import main
 from causalmmr.pages import package_code
 from causalmmr.store import rows
@@ -9,7 +10,7 @@ from test_reproduce import shelf   # noqa: F401 (a fixture)
 
 TRAIN = ['train', 'LightGCN', 'smoke', '-p', 'd=16', '-p', 'L=2', '-p', 'epochs=12', '-p', 'patience=12', '-p', 'batch=512', '--ckpt-seconds', '0', '--json']
 
-def command(*args): return [sys.executable, '-m', 'causalmmr.cli', *map(str, args)]
+def started(*args): return Child(lambda: main([str(a) for a in args]))
 
 def wait_for(seen, process, seconds=120):
     end = time.monotonic()+seconds
@@ -31,12 +32,12 @@ def answer(capfd):
 def test_killed_training_ends_with_the_same_digits(answer, tmp_path):
     whole = answer(*TRAIN, '--out', tmp_path/'whole')
     store = tmp_path/'killed'/'runs'
-    p = subprocess.Popen(command(*TRAIN, '--out', tmp_path/'killed'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    p = started(*TRAIN, '--out', tmp_path/'killed')
     ckpt = store/f".{whole['run']}.ckpt.safetensors"
     wait_for(ckpt.exists, p)
     first = ckpt.stat().st_mtime_ns
     wait_for(lambda: ckpt.exists() and ckpt.stat().st_mtime_ns > first, p)        # a second checkpoint: epoch 2 or later is on disk
-    p.send_signal(signal.SIGKILL); p.wait()
+    assert p.kill()
     assert not (store/whole['run']).exists() and ckpt.exists()                     # nothing that could be taken for a finished run
     left = rows(tmp_path/'killed')
     assert len(left) == 0 and left.attrs['broken'] == []                           # and nothing half-written beside it
@@ -60,15 +61,16 @@ for seed in range(seeds):
 pathlib.Path(out_dir, 'seconds.txt').write_text(str([r['seconds'] for r in rows]))
 '''
 
-def test_killed_reproduction_goes_on(answer, tmp_path, shelf, monkeypatch):
+def test_killed_reproduction_goes_on(answer, tmp_path, shelf, monkeypatch, request):
     monkeypatch.setenv('CAUSALMMR_TABLES', str(shelf(slow=SLOW_TABLE, quick='x = 1')))
     args = ['reproduce', 'quick', 'slow', '--seeds', '2', '--out', tmp_path/'out', '--json']
-    p = subprocess.Popen(command(*args), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    p = started(*args)
     try: wait_for((tmp_path/'out'/'waiting').exists, p)
-    finally: p.send_signal(signal.SIGKILL); p.wait()
+    finally: p.kill()
     (run,) = (tmp_path/'out'/'runs').glob('[!.]*'); trained = (run/'model.safetensors').stat().st_mtime_ns
     (tmp_path/'out'/'go').touch()
     package_code.cache_clear()                                                     # as a new process would read it
+    request.getfixturevalue('no_kernel')                                           # the kernel that was to die has died
     jobs = {j['table']: j['status'] for j in answer(*args)['jobs']}
     assert jobs == dict(quick='kept', slow='done')        # the finished table is kept, the killed one ends
     assert (run/'model.safetensors').stat().st_mtime_ns == trained                 # and its finished run was read, not repeated

@@ -1,7 +1,8 @@
 """The run box: identity, atomic folders, two processes at once, choosing, loading."""
-import json, subprocess, sys
+import contextlib, json, time
 from pathlib import Path
 import pandas as pd, pytest, torch
+from children import Child, answers
 from causalmmr import compare, store
 from causalmmr.data import BadInput
 from causalmmr.models.classic import LightGCN, MFBPR
@@ -56,13 +57,9 @@ def test_weights_of_another_width_are_bad_input(row, toy, box, tmp_path):
     shutil.copy(Path(other['folder'])/'model.safetensors', mixed)
     with pytest.raises(BadInput, match='weights'): store.load_run(mixed)
 
-def test_two_processes_with_the_same_run(tmp_path):
-    code = ("import sys, json; from causalmmr import store; from causalmmr.models.classic import MFBPR;"
-            "r = store.run(MFBPR, store.dataset('toy'), out=sys.argv[1], d=8, epochs=30, progress=False, ckpt_seconds=0);"
-            "print(json.dumps({k: v for k,v in r.items() if '@' in k}))")
-    both = [subprocess.Popen([sys.executable, '-c', code, tmp_path], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    a, b = (p.communicate(timeout=120)[0] for p in both)
-    assert [p.returncode for p in both] == [0, 0] and a and a == b
+def test_two_processes_with_the_same_run(toy, tmp_path):
+    a, b = answers(tmp_path, *[lambda: figures(store.run(MFBPR, toy, out=tmp_path, d=8, epochs=30, progress=False, ckpt_seconds=0))]*2)
+    assert a and a == b
     assert len(list((tmp_path/'runs').glob('[!.]*'))) == 1 and not list((tmp_path/'runs').glob('.*.tmp'))
 
 def test_disk_full_leaves_nothing(toy, tmp_path, monkeypatch):
@@ -84,33 +81,29 @@ def test_pick_never_sees_test(row):
     for by in ('test recall@20', 'test masked ndcg@20', 'recall@20'):
         with pytest.raises(BadInput): compare.pick(t, by=by)
 
-WRITER = """import sys, time, contextlib, pandas as pd
-from pathlib import Path
-from causalmmr import compare
-out, k, version = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-if version == 'unlinked':
+@contextlib.contextmanager
+def unlinked(path):
+    "A lock that tidies up after itself."
     import fcntl
-    @contextlib.contextmanager
-    def unlinked(path):
-        lock = Path(path).with_name('.lock')
-        with open(lock, 'a') as f:
-            fcntl.flock(f, fcntl.LOCK_EX)
-            try: yield
-            finally: lock.unlink(missing_ok=True)
-    compare.locked = unlinked                                             # the one that save_table calls
-(out/f'ready{k}').touch()
-while len(list(out.glob('ready*'))) < 8: time.sleep(.01)
-for n in range(30): compare.save_table(pd.DataFrame(dict(dataset=[f'{k}-{n}'], value=[n])), out, 'one')
-"""
+    lock = Path(path).with_name('.lock')
+    with open(lock, 'a') as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        try: yield
+        finally: lock.unlink(missing_ok=True)
 
-def written_by_eight(folder, version):
-    "How many of 240 data sets eight processes leave in one table."
+def written_by_eight(folder, lock=None):
+    "How many of 240 data sets eight processes leave in one table; `lock` stands in for the one that save_table takes."
     folder.mkdir()
-    all_of_them = [subprocess.Popen([sys.executable, '-c', WRITER, folder, str(k), version], stderr=subprocess.DEVNULL) for k in range(8)]
-    for p in all_of_them: p.wait(timeout=300)
+    def write(k):
+        if lock: compare.locked = lock                                     # in that process alone
+        (folder/f'ready{k}').touch()
+        while len(list(folder.glob('ready*'))) < 8: time.sleep(.01)
+        for n in range(30): compare.save_table(pd.DataFrame(dict(dataset=[f'{k}-{n}'], value=[n])), folder, 'one')
+    all_of_them = [Child(lambda k=k: write(k)) for k in range(8)]
+    for p in all_of_them: p.wait()
     return pd.read_parquet(folder/'one.parquet').dataset.nunique()
 
 def test_eight_processes_write_one_table(tmp_path):
-    assert written_by_eight(tmp_path/'kept', 'kept') == 240
-    tries = (written_by_eight(tmp_path/f'unlinked{n}', 'unlinked') for n in range(4))
+    assert written_by_eight(tmp_path/'kept') == 240
+    tries = (written_by_eight(tmp_path/f'unlinked{n}', unlinked) for n in range(4))
     assert any(n < 240 for n in tries)                                    # a lock file that is unlinked lets a third process in, sooner or later

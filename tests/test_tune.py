@@ -1,6 +1,7 @@
 "A search that is killed, shared, or asked for something impossible."
-import json, signal, subprocess, sys, time
+import json, sys, time
 import pytest
+from children import Child
 from causalmmr import cli
 from causalmmr.models.classic import MFBPR
 from causalmmr.store import dataset
@@ -10,11 +11,16 @@ WORDS = ['tune', 'MFBPR', 'toy', '--trials', '4', '-p', 'd=8', '-p', 'epochs=24'
 ASK = ('settings', 'value', 'epochs', 'best_epoch', 'ended')                 # of a trial: what does not depend on the machine's speed
 
 
-def search(out): # a process that searches
-    return subprocess.Popen([sys.executable, '-m', 'causalmmr.cli', *WORDS, '--out', str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def search(out, name='answer'): # a process that searches; what it answers is in out/answer
+    pytest.importorskip('optuna')                                            # before it is copied
+    out.mkdir(exist_ok=True)
+    return Child(lambda: cli.main([*WORDS, '--out', str(out)]), out=out/name, err=out/f'{name}.err')
 
 
-def told(text): return [{k: t[k] for k in ASK} for t in json.loads(text)['trials']]
+def answer(out, name='answer'): return json.loads((out/name).read_text())
+
+
+def told(said): return [{k: t[k] for k in ASK} for t in said['trials']]
 
 
 def begun(out): # runs that are finished, and trials that are being trained
@@ -25,27 +31,24 @@ def begun(out): # runs that are finished, and trials that are being trained
 def killed_after(out, runs): # a search is started and killed when so many runs are finished, in the midst of the next
     p, limit = search(out), time.monotonic()+300
     while begun(out) < runs and p.poll() is None and time.monotonic() < limit: time.sleep(.05)
-    time.sleep(.3)
-    p.send_signal(signal.SIGKILL)
-    p.wait()
+    assert p.kill(after=.1), 'it ended before it could be killed'
 
 
-def test_killed_twice_it_ends_with_the_study_it_would_have_had(tmp_path):
-    whole, err = search(tmp_path/'whole').communicate()
-    assert whole, err
+def test_killed_twice_it_ends_with_the_study_it_would_have_had(tmp_path, here):
+    whole = json.loads(here(*WORDS, '--out', tmp_path/'whole').stdout)
     for runs in (1, 2): killed_after(tmp_path/'killed', runs)
     assert begun(tmp_path/'killed') < 5                                     # it had not come to its end
-    resumed, _ = search(tmp_path/'killed').communicate()
+    assert search(tmp_path/'killed').wait() == 0
+    resumed = answer(tmp_path/'killed')
     assert told(resumed) == told(whole) and len(told(whole)) == 4
-    assert {k: v for k, v in json.loads(resumed)['line'].items() if k != 'spent'} == {k: v for k, v in json.loads(whole)['line'].items() if k != 'spent'}
+    assert {k: v for k, v in resumed['line'].items() if k != 'spent'} == {k: v for k, v in whole['line'].items() if k != 'spent'}
 
 
 def test_two_processes_share_a_study(tmp_path):
-    both = [search(tmp_path) for _ in range(2)]
-    told_ = [json.loads(p.communicate()[0])['trials'] for p in both]
-    assert [p.returncode for p in both] == [0, 0]
-    for trials in told_:
-        said = [json.dumps(t['settings'], sort_keys=True) for t in trials]
+    both = [search(tmp_path, f'answer{k}') for k in (0, 1)]
+    assert [p.wait() for p in both] == [0, 0]
+    for k in (0, 1):
+        said = [json.dumps(t['settings'], sort_keys=True) for t in answer(tmp_path, f'answer{k}')['trials']]
         assert 4 <= len(said) <= 5 and len(set(said)) == len(said)          # nothing was tried twice
 
 

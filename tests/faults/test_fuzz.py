@@ -72,7 +72,7 @@ def folders(tmp_path_factory):
         assert len(load(made[f]).train[0]) > 5
     return made
 
-@quick(120, 1200)
+@quick(80, 1200)
 @given(st.sampled_from(FORMATS), st.floats(0, 1), operations)
 def test_loaders(folders, tmp_path_factory, form, which, ops):
     d = tmp_path_factory.mktemp('fuzz')/'d'
@@ -157,7 +157,7 @@ def outcome(words):
     if code == 0 and '--json' in words and '--help' not in words: json.loads(o.getvalue())
     return code
 
-@quick(120, 1000)
+@quick(80, 1000)
 @given(lines())
 def test_commands(place, words):
     folder, run = place
@@ -170,7 +170,7 @@ def test_commands(place, words):
 
 leaf = st.one_of(st.none(), st.booleans(), st.integers(), st.sampled_from([2**31, 2**63, 2**64, -1, 10**30]), st.floats(), st.text(max_size=4), st.just([]), st.just({}), st.just([[1]]))
 
-@quick(60, 600)
+@quick(40, 600)
 @given(st.sampled_from(['run.json', 'metrics.json']), st.integers(0, 40), leaf, st.sampled_from(['evaluate', 'recommend', 'compare']))
 def test_runs(place, name, which, value, command):
     folder, run = place

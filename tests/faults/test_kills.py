@@ -14,6 +14,7 @@ def rounds(child, dice, work, kills, fresh, whole, tally):
 
     `fresh` makes a new place, `whole` tells what is there at the end; it must be what an undisturbed process leaves.
     """
+    assert not work(fresh())                                         # here, so that no child has to import what it needs
     place = fresh()
     undisturbed = child(lambda: work(place))
     assert undisturbed.wait() == 0
