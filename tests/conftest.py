@@ -1,5 +1,5 @@
 """What several test files need: the repository's root, the command of this environment, and the real data where they are."""
-import os, subprocess, sys
+import os, subprocess, sys, traceback
 from pathlib import Path
 from types import SimpleNamespace
 import pytest
@@ -57,7 +57,7 @@ def no_kernel(monkeypatch):
                 nb_man.cell_start(cell, k)
                 try: exec(cell.source, names)
                 except Exception as e:
-                    cell.outputs = [new_output('error', ename=type(e).__name__, evalue=str(e), traceback=[])]
+                    cell.outputs = [new_output('error', ename=type(e).__name__, evalue=str(e), traceback=traceback.format_exc().split('\n'))]
                     nb_man.cell_exception(cell, k, exception=e)
                     break
                 finally: nb_man.cell_complete(cell, k)
