@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FEATURES', 'SMOKE', 'COLUMNS', 'Row', 'class_of', 'needs', 'middle', 'row_at', 'lines', 'scaled', 'able', 'fitted',
            'searched', 'at_ends', 'inert', 'cell', 'as_markdown', 'Shown', 'or_first', 'with_published', 'tested',
-           'in_words', 'budgets', 'budgets_in_words', 'forest', 'heat', 'spread', 'band', 'banded', 'beyond', 'Found',
-           'in_files', 'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside', 'lines_on', 'means_on',
-           'trained', 'gathered', 'by_form', 'loops', 'cloud', 'on_tests', 'main_tests', 'wide', 'awaited', 'change',
-           'changes', 'choice', 'choice_in_words', 'beyond_errors', 'every_test', 'chosen']
+           'in_words', 'budgets', 'budgets_in_words', 'forest', 'heat', 'spread', 'band', 'banded', 'beyond',
+           'to_present_base', 'Found', 'in_files', 'seeds_of', 'Table', 'train', 'users_on', 'tested_on', 'beside',
+           'lines_on', 'means_on', 'trained', 'gathered', 'by_form', 'loops', 'cloud', 'on_tests', 'main_tests', 'wide',
+           'awaited', 'change', 'changes', 'choice', 'choice_in_words', 'beyond_errors', 'every_test', 'chosen']
 
 # %% ../nbs/74_tables.ipynb #c437596e
 import json, re
@@ -351,6 +351,16 @@ def beyond(
             f'Of {len(rest)} other points, {len(rest)-len(out)} stay inside. '
             f'Points with one seed: {(rest["count"] == 1).sum()}; they carry no claim.')
 
+# %% ../nbs/74_tables.ipynb #536777bf
+def to_present_base(
+    tests:pd.DataFrame, # of one metric; the base is the row whose difference is 0
+)->pd.DataFrame:        # with the differences to the base as it is now
+    "Rows that were held against an older run of the base."
+    base = tests.loc[tests['diff'] == 0, 'mean']
+    if len(base) != 1: return tests                     # several tests, or none that is held against another
+    moved = tests['mean'] - base.item() - tests['diff']
+    return tests.assign(diff=tests['diff'] + moved.where(moved.abs() > 1e-9, 0.))
+
 # %% ../nbs/74_tables.ipynb #f19d5995
 @dataclass(frozen=True)
 class Found:
@@ -380,7 +390,7 @@ class Found:
     def tests(self, metric): # -> its lines
         "The tests of one metric."
         t = self['tests']
-        return t[t.metric == metric].reset_index(drop=True)
+        return to_present_base(t[t.metric == metric].reset_index(drop=True))
 
     def means(self, metric): # -> model -> mean over users and seeds
         "The means of one metric."
