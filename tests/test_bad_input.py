@@ -134,6 +134,11 @@ def test_no_tables(refused, monkeypatch, tmp_path):
 def test_folder_without_run_json(refused, a_run): (a_run/'run.json').unlink(); refused('evaluate', a_run, says='finished run')
 def test_run_json_that_is_not_json(refused, a_run): (a_run/'run.json').write_text('{'); refused('evaluate', a_run, says='JSON')
 def test_run_json_without_its_keys(refused, a_run): (a_run/'run.json').write_text('{}'); refused('evaluate', a_run)
+@pytest.mark.parametrize('value', [True, False])
+def test_a_truth_value_is_no_seed(refused, a_run, value):
+    info = {k: v for k, v in json.loads((a_run/'run.json').read_text()).items() if k not in ('check', 'files')}
+    (a_run/'run.json').write_text(json.dumps(info | dict(seed=value)))
+    refused('evaluate', a_run, says=f'seed is {value}')
 def test_truncated_weights(refused, a_run):
     p = a_run/'model.safetensors'; p.write_bytes(p.read_bytes()[:60]); refused('evaluate', a_run, says='model.safetensors')
 def test_pickled_weights(refused, a_run, tmp_path):
