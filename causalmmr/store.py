@@ -695,7 +695,7 @@ def read(
     if not finished(folder): raise BadInput(f'{folder} is not the folder of a finished run.')
     i,m = (signed_json(folder/f) for f in FILES[:2])
     as_signed(folder, i, FILES[1:2])
-    if wrong := [k for k,kind in WRITTEN.items() if not isinstance(i.get(k), kind) or i[k] is True]:
+    if wrong := [k for k,kind in WRITTEN.items() if not isinstance(i.get(k), kind) or isinstance(i[k], bool)]:
         raise BadInput(f"{folder} has a run.json whose {wrong[0]} is {i.get(wrong[0])!r}.")
     if not 0 <= i['seed'] < 2**63: raise BadInput(f"{folder} has a run.json whose seed is {i['seed']}.")
     try:
