@@ -2,7 +2,7 @@
 
     python benchmarks/bench_scale.py                             MF-BPR, LightGCN and UltraGCN, one thread
     python benchmarks/bench_scale.py --pairs 100000 1000000 --models MFBPR
-    python benchmarks/bench_scale.py --write                     keep the lines in results/scaling.csv, which the results page draws
+    python benchmarks/bench_scale.py --write                     keep the lines in results/scaling.csv
 
 Users have ten interactions on average and there are a fifth as many items as users; popular items are drawn more often. A batch is a
 fiftieth of the pairs, so that every epoch has fifty steps: a model that propagates over the whole graph at every step costs E a step,
