@@ -356,6 +356,7 @@ def to_present_base(
     tests:pd.DataFrame, # of one metric; the base is the row whose difference is 0
 )->pd.DataFrame:        # with the differences to the base as it is now
     "Rows that were held against an older run of the base."
+    if 'diff' not in tests: return tests
     base = tests.loc[tests['diff'] == 0, 'mean']
     if len(base) != 1: return tests                     # several tests, or none that is held against another
     moved = tests['mean'] - base.item() - tests['diff']
