@@ -459,7 +459,7 @@ def vetted(
     return {attribute: labels}, group, aside, told
 
 # %% ../nbs/78_cli.ipynb #b21dd808
-def again(row, chain, d, seed): # a run, as of `stages_of`, another shop, a seed -> its model trained there
+def retrained(row, chain, d, seed): # a run, as of `stages_of`, another shop, a seed -> its model trained there
     place = Place(d, chain['scale'], str(Path(row['folder']).parent.parent))
     whole = Staged(place, chain['name'], chain['given'], seed, seed-row['seed'], train=partial(run, progress=False))
     return load_run(whole.last()['folder'], data=d)[0]
@@ -480,7 +480,7 @@ def twins(
         raise BadInput(f"{known_as(row)} stands on another model's vectors, which would have to be trained "
                        f"again as well: see the table fmmrec_counterfactual.")
     def train(d, seed):
-        if chain: return again(row, chain, d, seed)
+        if chain: return retrained(row, chain, d, seed)
         m = Model(d, rng(seed), **own)
         fit(m, d, progress=False, **loop)
         return m

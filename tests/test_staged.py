@@ -8,9 +8,11 @@ from causalmmr.disentangle import Split
 from causalmmr.fair.filters import freeze
 from causalmmr.models.fmmrec import FMMRec, STAGES, parts_of
 from causalmmr.models.itemgraph import LATTICE
-from test_resume import command, wait_for
+from test_resume import wait_for
 
 FEW = ['--scale', 'smoke', '-p', 'base.epochs=3']
+
+def command(*args): return [sys.executable, '-m', 'causalmmr.cli', *map(str, args)]     # a process that can be killed
 
 @pytest.fixture
 def shell(capfd):
