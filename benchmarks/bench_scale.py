@@ -2,16 +2,15 @@
 
     python benchmarks/bench_scale.py                             MF-BPR, LightGCN and UltraGCN, one thread
     python benchmarks/bench_scale.py --pairs 100000 1000000 --models MFBPR
-    python benchmarks/bench_scale.py --write                     keep the lines in results/scaling.csv
 
 Users have ten interactions on average and there are a fifth as many items as users; popular items are drawn more often. A batch is a
 fiftieth of the pairs, so that every epoch has fifty steps: a model that propagates over the whole graph at every step costs E a step,
 and with batches of a fixed size its epoch would grow with the square of E. Each (model, size) runs in a process of its own, whose
-own time on the processor is counted: what the model builds once, all negatives of an epoch, and fifty times the median step.
+own time on the processor is counted. An epoch is all of its negatives drawn and fifty times the median step; what the model builds
+once is printed beside it.
 EASE has no epoch: its one matrix has a side of all items, and the number of items that it takes is printed beside.
 """
-import argparse, csv, json, os, resource, subprocess, sys, time
-from pathlib import Path
+import argparse, json, os, resource, subprocess, sys, time
 
 MODELS = ('MFBPR', 'LightGCN', 'UltraGCN')
 PAIRS = (100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
@@ -72,11 +71,9 @@ def main():
     ap = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     ap.add_argument('--models', nargs='+', default=MODELS)
     ap.add_argument('--pairs', nargs='+', type=int, default=PAIRS)
-    ap.add_argument('--write', action='store_true', help='keep the lines in results/scaling.csv')
     ap.add_argument('--child', nargs=2, help=argparse.SUPPRESS)
     a = ap.parse_args()
     if a.child: return print(json.dumps(child(a.child[0], int(a.child[1]))))
-    rows = []
     print('model        pairs        built      epoch       step     peak')
     for model in a.models:
         own = []
@@ -85,17 +82,8 @@ def main():
             print(f"{model:10} {n:10,} " + (r['failed'] if 'failed' in r else
                   f"{r['built']:8.2f} s {r['epoch']:8.2f} s {r['step']:8.3f} s {r['gib']:6.2f} GiB"), flush=True)
             if 'failed' not in r: own.append(r)
-        rows += own
         if len(own) > 1: print(f"{model}: an epoch grows with the pairs to the power {slope(own, 'epoch'):.2f}", flush=True)
     from causalmmr.models.classic import EASE
     print(f'EASE: at most {EASE.most:,} items, whatever the pairs; more are refused before work starts')
-    if a.write:
-        path = Path(__file__).resolve().parent.parent/'results'/'scaling.csv'
-        part = path.with_suffix('.part')
-        with open(part, 'w', newline='') as f:
-            w = csv.DictWriter(f, ['model', 'pairs', 'built', 'drawn', 'step', 'epoch', 'gib'])
-            w.writeheader()
-            w.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in r.items()} for r in rows)
-        part.replace(path)
 
 if __name__ == '__main__': main()

@@ -359,8 +359,10 @@ def to_present_base(
     if 'diff' not in tests: return tests
     base = tests.loc[tests['diff'] == 0, 'mean']
     if len(base) != 1: return tests                     # several tests, or none that is held against another
-    moved = tests['mean'] - base.item() - tests['diff']
-    return tests.assign(diff=tests['diff'] + moved.where(moved.abs() > 1e-9, 0.))
+    diff = tests['mean'] - base.item()
+    older = ~np.isclose(diff, tests['diff'], rtol=0, atol=1e-9)
+    gone = [c for c in ('p_t_holm', 'p_w_holm', 'p_runs_holm', 'detectable') if c in tests]
+    return tests.assign(diff=tests['diff'].where(~older, diff), **{c: tests[c].where(~older) for c in gone})
 
 # %% ../nbs/74_tables.ipynb #f19d5995
 @dataclass(frozen=True)
@@ -610,11 +612,19 @@ class Told(Measured):
         "What was measured now, or what the repository holds: of real data where there is any."
         if self.live: return [Found(self.data.name, self.measured, self.command())] if self.measured else []
         held = in_files(results_dir(), self.name)
-        scale = lambda d: 'smoke' if d in store.WORLDS else 'cpu'
-        again = lambda d: self.command(scale=scale(d), dataset=d, seeds=seeds_of(held[d]))
-        found = [Found(d, held[d], again(d)) for d in held if self.dataset in ('', d)]
+        found = [Found(d, held[d], self.measured_by(d, held[d])) for d in held if self.dataset in ('', d)]
         real = [f for f in found if not f.simulated]
         return found if self.dataset or not real else real
+
+    def measured_by(self, dataset, frames): # what is committed of it -> a command for a shell
+        "The command that measures it again; one for each time, where rows were measured at several."
+        again = dict(scale='smoke' if dataset in store.WORLDS else 'cpu', dataset=dataset)
+        whole,t = self.command(**again, seeds=seeds_of(frames)),frames.get('', pd.DataFrame())
+        if 'code' not in t: return whole
+        times = [part for _,part in t[t.seed >= 0].groupby(['made', 'code'], dropna=False)]
+        if len(times) < 2: return whole
+        return ' && '.join(self.command(**again, seeds=part.seed.nunique(), models=';'.join(part.model.unique()))
+                           for part in times)
 
     def tell(self, more=None): # MMData -> further notes on measured data -> Shown
         "The data and their notes; or, of what is committed, that there is none, and the command."

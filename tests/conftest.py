@@ -1,5 +1,5 @@
 """What several test files need: the repository's root, the command of this environment, and the real data where they are."""
-import os, subprocess, sys, traceback
+import json, os, subprocess, sys, traceback
 from pathlib import Path
 from types import SimpleNamespace
 import pytest
@@ -41,6 +41,16 @@ def here(capfd):
         capfd.readouterr()
         code = main([str(a) for a in args])
         return SimpleNamespace(returncode=code, **dict(zip(('stdout', 'stderr'), capfd.readouterr())))
+    return run
+
+@pytest.fixture
+def shell(here):
+    "The same, where its exit code must be `code`: what it answers, read where it is JSON; of another code than 0 what it complains of."
+    def run(*args, code=0):
+        got = here(*args)
+        assert got.returncode == code, (got.returncode, got.stderr)
+        if code: return got.stderr
+        return json.loads(got.stdout) if '--json' in args else got.stdout
     return run
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import json, signal, subprocess, sys
 from pathlib import Path
 import pytest, torch
 from causalmmr import stages, store
-from causalmmr.cli import MODELS, main
+from causalmmr.cli import MODELS
 from causalmmr.disentangle import Split
 from causalmmr.fair.filters import freeze
 from causalmmr.models.fmmrec import FMMRec, STAGES, parts_of
@@ -13,15 +13,6 @@ from test_resume import wait_for
 FEW = ['--scale', 'smoke', '-p', 'base.epochs=3']
 
 def command(*args): return [sys.executable, '-m', 'causalmmr.cli', *map(str, args)]     # a process that can be killed
-
-@pytest.fixture
-def shell(capfd):
-    def go(*args, code=0):
-        got = main([str(a) for a in args])
-        out, err = capfd.readouterr()
-        assert got == code, (got, err)
-        return json.loads(out) if '--json' in args and not code else out if not code else err
-    return go
 
 def figures(row): return {k: v for k,v in row.items() if '@' in k}
 
